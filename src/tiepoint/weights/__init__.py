@@ -1,0 +1,1 @@
+"""Named checkpoints: origin, licence, hash; fetch, verify, load."""
