@@ -13,7 +13,7 @@ Points = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class _Frame:
+class Frame:
     """Coordinates x' = (x - centre) / scale, in which the fit is well conditioned (Hartley 1997)."""
 
     centre: NDArray[np.float64]
@@ -43,7 +43,7 @@ def refine(transform: Transform, points0: Points, points1: Points) -> tuple[Tran
     frame0, frame1 = _frames(points0, points1)
     x0, x1 = frame0(points0), frame1(points1)
     start = Transform(frame1.matrix @ transform.matrix @ np.linalg.inv(frame0.matrix), transform.kind)
-    parameters = _parameters(start)
+    parameters = parameters_of(start)
     normal = score = np.eye(len(parameters))
     for _ in range(10):
         jacobian, residuals = _linearised(parameters, transform.kind, x0, x1)
@@ -55,33 +55,31 @@ def refine(transform: Transform, points0: Points, points1: Points) -> tuple[Tran
         parameters = parameters - step
         if np.abs(step).max() < 1e-12:
             break
-    matrix, by_parameters = _matrix(parameters, transform.kind)
     count, unknowns = 2 * len(x0), len(parameters)
     inverse = np.linalg.pinv(normal)
     covariance = inverse @ score @ inverse * (count / max(count - unknowns, 1))
-    lifted = by_parameters @ covariance @ by_parameters.T
-    return _to_pixels(matrix, lifted, frame0, frame1, transform.kind)
+    return to_pixels(parameters, covariance, transform.kind, np.linalg.inv(frame1.matrix), frame0.matrix)
 
 
 def point_covariance(
     transform: Transform, covariance: NDArray[np.float64], points: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """(N, 2, 2) covariance, in pixels² of the target, of where `transform` sends (N, 2) `points`."""
-    by_matrix = _projection_by_matrix(transform.matrix, points)
+    by_matrix = projection_by_matrix(transform.matrix, points)
     return np.asarray(np.einsum("nik,kl,njl->nij", by_matrix, covariance, by_matrix))
 
 
-def _frames(points0: Points, points1: Points) -> tuple[_Frame, _Frame]:
+def _frames(points0: Points, points1: Points) -> tuple[Frame, Frame]:
     """One scale for both images, so that a translation stays a translation."""
     centre0, centre1 = points0.mean(0), points1.mean(0)
     spread = max(
         float(np.sqrt(((p - c) ** 2).sum(1).mean())) for p, c in ((points0, centre0), (points1, centre1))
     )
-    return _Frame(centre0, max(spread, 1.0)), _Frame(centre1, max(spread, 1.0))
+    return Frame(centre0, max(spread, 1.0)), Frame(centre1, max(spread, 1.0))
 
 
-def _parameters(transform: Transform) -> NDArray[np.float64]:
-    """The free numbers of a transform; `_matrix` goes back. A start outside its kind is projected onto it."""
+def parameters_of(transform: Transform) -> NDArray[np.float64]:
+    """The free numbers of a transform; `matrix_of` goes back. A start outside its kind is projected onto it."""
     m = transform.matrix
     cos, sin = (m[0, 0] + m[1, 1]) / 2, (m[1, 0] - m[0, 1]) / 2
     return {
@@ -93,7 +91,7 @@ def _parameters(transform: Transform) -> NDArray[np.float64]:
     }[transform.kind]
 
 
-def _matrix(p: NDArray[np.float64], kind: TransformKind) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def matrix_of(p: NDArray[np.float64], kind: TransformKind) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The (3, 3) matrix of parameters `p`, and its (9, K) derivative, rows in row-major order."""
     matrix, by = np.eye(3), np.zeros((9, len(p)))
     if kind == "translation":
@@ -113,7 +111,7 @@ def _matrix(p: NDArray[np.float64], kind: TransformKind) -> tuple[NDArray[np.flo
     return matrix, by
 
 
-def _projection_by_matrix(matrix: NDArray[np.float64], points: Points) -> NDArray[np.float64]:
+def projection_by_matrix(matrix: NDArray[np.float64], points: Points) -> NDArray[np.float64]:
     """(N, 2, 9) derivative of the projected points by the nine entries of `matrix`."""
     x = np.concatenate([points, np.ones((len(points), 1))], axis=1)
     mapped = x @ matrix.T
@@ -127,9 +125,9 @@ def _projection_by_matrix(matrix: NDArray[np.float64], points: Points) -> NDArra
 def _linearised(
     parameters: NDArray[np.float64], kind: TransformKind, x0: Points, x1: Points
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    matrix, by_parameters = _matrix(parameters, kind)
+    matrix, by_parameters = matrix_of(parameters, kind)
     residuals = Transform(matrix)(x0) - x1
-    return _projection_by_matrix(matrix, x0) @ by_parameters, residuals
+    return projection_by_matrix(matrix, x0) @ by_parameters, residuals
 
 
 def _weights(residuals: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -139,17 +137,20 @@ def _weights(residuals: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1 / (1 + (distance / max(scale, 1e-9)) ** 2)
 
 
-def _to_pixels(
-    matrix: NDArray[np.float64],
+def to_pixels(
+    parameters: NDArray[np.float64],
     covariance: NDArray[np.float64],
-    frame0: _Frame,
-    frame1: _Frame,
     kind: TransformKind,
+    left: NDArray[np.float64],
+    right: NDArray[np.float64],
 ) -> tuple[Transform, NDArray[np.float64]]:
-    """Undo the frames: M = F1⁻¹ M' F0, scaled to M_33 = 1, and the covariance along with it."""
-    back1, to0 = np.linalg.inv(frame1.matrix), frame0.matrix
-    unscaled = back1 @ matrix @ to0
-    linear = np.kron(back1, to0.T)  # of the row-major entries
+    """The transform left @ M(parameters) @ right, and the (9, 9) covariance of its matrix, whose last entry is 1.
+
+    covariance: (K, K) of the parameters. left, right: (3, 3) changes of frame within the family of `kind`.
+    """
+    matrix, by_parameters = matrix_of(parameters, kind)
+    unscaled = left @ matrix @ right
+    linear = np.kron(left, right.T) @ by_parameters  # of the row-major entries
     last = unscaled[2, 2]
     divide = (np.eye(9) - np.outer(unscaled.ravel() / last, np.eye(9)[8])) / last
     chain = divide @ linear
