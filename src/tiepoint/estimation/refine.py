@@ -11,6 +11,10 @@ from tiepoint.geometry import Transform, TransformKind
 
 Points = NDArray[np.float64]
 
+_CLUSTER_SIZE = 0.25
+"""Side of a cell within which points err alike, in units of the points' root mean square distance from their
+centre: some hundred cells where the points fill a frame."""
+
 
 @dataclass(frozen=True, eq=False)
 class Frame:
@@ -33,8 +37,8 @@ def refine(transform: Transform, points0: Points, points1: Points) -> tuple[Tran
 
     Minimises sum of rho(|T(x0) - x1|) with rho(r) = c²/2 log(1 + (r/c)²), Cauchy's, by iteratively reweighted
     Gauss-Newton steps; c is three times the robust scale of the residuals, so that the tails of keypoint noise
-    do not count in full. The covariance is the sandwich A⁻¹ B A⁻¹ of M-estimators (Huber 1981, section 6.3),
-    right also where the noise differs from point to point.
+    do not count in full. The covariance is `sandwich_covariance` over the cells of a grid, since the errors of
+    neighbouring points have common causes.
 
     transform: a start within the basin, as robust estimators give. points0, points1: (N, 2), at least as many
     as the kind needs; outliers are expected to be gone.
@@ -44,21 +48,50 @@ def refine(transform: Transform, points0: Points, points1: Points) -> tuple[Tran
     x0, x1 = frame0(points0), frame1(points1)
     start = Transform(frame1.matrix @ transform.matrix @ np.linalg.inv(frame0.matrix), transform.kind)
     parameters = parameters_of(start)
-    normal = score = np.eye(len(parameters))
+    normals = scores = np.zeros(0)
     for _ in range(10):
         jacobian, residuals = _linearised(parameters, transform.kind, x0, x1)
         weights = _weights(residuals)
-        normal = np.einsum("nik,n,nil->kl", jacobian, weights, jacobian)
-        gradient = np.einsum("nik,n,ni->nk", jacobian, weights, residuals)
-        score = gradient.T @ gradient
-        step = np.linalg.lstsq(normal, gradient.sum(0), rcond=None)[0]
+        normals = np.einsum("nik,n,nil->nkl", jacobian, weights, jacobian)
+        scores = np.einsum("nik,n,ni->nk", jacobian, weights, residuals)
+        step = np.linalg.lstsq(normals.sum(0), scores.sum(0), rcond=None)[0]
         parameters = parameters - step
         if np.abs(step).max() < 1e-12:
             break
-    count, unknowns = 2 * len(x0), len(parameters)
-    inverse = np.linalg.pinv(normal)
-    covariance = inverse @ score @ inverse * (count / max(count - unknowns, 1))
+    cells = np.floor(x0 / _CLUSTER_SIZE).astype(np.int64)
+    covariance = sandwich_covariance(normals, scores, clusters_of(cells))
     return to_pixels(parameters, covariance, transform.kind, np.linalg.inv(frame1.matrix), frame0.matrix)
+
+
+def sandwich_covariance(
+    normals: NDArray[np.float64], scores: NDArray[np.float64], cluster: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The (K, K) covariance of a least-squares fit whose errors are alike within clusters, by the jackknife.
+
+    A⁻¹ (Σ s'ᵢ s'ᵢᵀ) A⁻¹ with A = Σ Nᵢ and s'ᵢ = (1 - Nᵢ A⁻¹)⁻¹ sᵢ: what leaving out each cluster would change
+    (CR3: Bell & McCaffrey, "Bias reduction in standard errors", Survey Methodology 2002, section 3). A cluster
+    that alone holds the fit makes it large, as it should.
+
+    normals: (N, K, K) w JᵀJ of each datum. scores: (N, K) w Jᵀr at the solution. cluster: (N,) its cluster's
+    number; Nᵢ and sᵢ are their sums over the clusters.
+    """
+    normals, scores = _sum_by(normals, cluster), _sum_by(scores, cluster)
+    inverse = np.linalg.pinv(normals.sum(0))
+    without = np.eye(inverse.shape[0]) - normals @ inverse
+    left_out = np.einsum("ckl,cl->ck", np.linalg.pinv(without, rcond=1e-3), scores)
+    return np.asarray(inverse @ (left_out.T @ left_out) @ inverse)
+
+
+def clusters_of(cells: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) numbers from 0, equal where the rows of (N, 2) `cells` are."""
+    return np.unique(cells, axis=0, return_inverse=True)[1].ravel()
+
+
+def _sum_by(values: NDArray[np.float64], group: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sums of the rows of `values` (N, ...) with equal `group` (N,), which counts from 0."""
+    total = np.zeros((int(group.max()) + 1, *values.shape[1:]))
+    np.add.at(total, group, values)
+    return total
 
 
 def point_covariance(

@@ -14,7 +14,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tiepoint.estimation.refine import Frame, matrix_of, parameters_of, projection_by_matrix, to_pixels
+from tiepoint.estimation.refine import (
+    Frame,
+    matrix_of,
+    parameters_of,
+    projection_by_matrix,
+    clusters_of,
+    sandwich_covariance,
+    to_pixels,
+)
 from tiepoint.geometry import Transform, TransformKind, frame_corners
 from tiepoint.images import ResizeMap, resize
 
@@ -24,6 +32,7 @@ _MIN_TILES = 12
 _FACTORS = (0.25, 0.5, 1.0)
 _SMOOTHING_PX = 0.8  # takes the corners off both pictures, which bicubic sampling would shift
 _MIN_CORRELATION = 0.3  # of a tile, to count at all
+_CLUSTER_SIZE = 0.25  # side of a cell whose tiles err alike (lens, bent paper), in units of half the long side
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,14 +268,12 @@ def _align(
         moved = level.motion @ (within @ step)
         if np.abs(moved).max() < 1e-3:
             break
-    # The score of each tile that the last step leaves; what remains of it is the noise of that tile.
-    left_over = weights[:, None] * (scores - normals @ step)
-    spread = left_over.T @ left_over
-    inverse = np.linalg.pinv(normal)
-    count, unknowns = int(usable.sum()), len(step)
-    covariance = inverse @ spread @ inverse * (count / max(count - unknowns, 1))
+    cell = np.floor(level.positions[:, 0] / (frame.scale * _CLUSTER_SIZE)).astype(np.int64)
+    covariance = sandwich_covariance(
+        weights[:, None, None] * normals, weights[:, None] * (scores - normals @ step), clusters_of(cell)
+    )
     _, lifted = to_pixels(identity, covariance, kind, *_around(frame, transform))
-    return transform, lifted, count
+    return transform, lifted, int(usable.sum())
 
 
 def _around(frame: Frame, transform: Transform) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
