@@ -156,12 +156,21 @@ def strongest(
     return keypoints[:max_num_keypoints].float(), scores[:max_num_keypoints]
 
 
-def superpoint_extractor(weights: str | Path, options: MatcherOptions) -> SuperPointExtractor:
-    """The extractor of named weights or a file, with their preset and what `options` sets beyond it."""
+def superpoint_extractor(
+    weights: str | Path, options: MatcherOptions, preset: dict[str, int] | None = None
+) -> SuperPointExtractor:
+    """The extractor of named weights or a file: their preset, changed by `preset`, changed by `options`."""
     network = load_superpoint(load_weights(weights), str(weights))
-    preset = PRESETS[network.config.normalisation]
-    if options.max_size_px is not None:
-        preset = replace(preset, max_size_px=options.max_size_px)
-    if options.max_num_keypoints is not None:
-        preset = replace(preset, max_num_keypoints=options.max_num_keypoints)
-    return SuperPointExtractor(network, preset, device=options.device, precision=options.precision)
+    chosen = {name: getattr(options, name) for name in ("max_size_px", "max_num_keypoints")}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    chosen = replace(PRESETS[network.config.normalisation], **{**(preset or {}), **chosen})
+    return SuperPointExtractor(network, chosen, device=options.device, precision=options.precision)
+
+
+def build_superpoint(options: MatcherOptions) -> SparseMatcher:
+    """The method `superpoint`: SuperPoint's keypoints, matched by mutual nearest neighbours.
+
+    Raises WeightsError when its weights are not on this machine, saying how to get them.
+    """
+    extractor = superpoint_extractor(options.weights or default_weights("superpoint"), options)
+    return SparseMatcher("superpoint", extractor, NearestNeighbours(ratio=None))
