@@ -15,7 +15,8 @@ from torch import Tensor
 
 from tiepoint.geometry import Features
 from tiepoint.images import Image, ResizeMap, fitted_size, gray_view, resize
-from tiepoint.matchers.base import MatcherOptions
+from tiepoint.matchers.base import MatcherOptions, SparseMatcher
+from tiepoint.matchers.nearest import NearestNeighbours
 from tiepoint.matchers.superpoint import (
     CELL_PX,
     Normalisation,
@@ -29,7 +30,7 @@ from tiepoint.matchers.superpoint import (
 )
 from tiepoint.matchers.superpoint_inference import PreparedSuperPoint
 from tiepoint.networks.devices import device_and_dtype
-from tiepoint.weights import load_weights
+from tiepoint.weights import default_weights, load_weights
 
 _GPU_BATCH_PIXELS = 16 * 640 * 480  # about 5 GB of activations in fp32
 
@@ -157,14 +158,17 @@ def strongest(
 
 
 def superpoint_extractor(
-    weights: str | Path, options: MatcherOptions, preset: dict[str, int] | None = None
+    weights: str | Path, options: MatcherOptions, preset: SuperPointOptions | None = None
 ) -> SuperPointExtractor:
-    """The extractor of named weights or a file: their preset, changed by `preset`, changed by `options`."""
+    """The extractor of named weights or a file, with `preset` (None: theirs) and what `options` sets beyond."""
     network = load_superpoint(load_weights(weights), str(weights))
-    chosen = {name: getattr(options, name) for name in ("max_size_px", "max_num_keypoints")}
-    chosen = {name: value for name, value in chosen.items() if value is not None}
-    chosen = replace(PRESETS[network.config.normalisation], **{**(preset or {}), **chosen})
-    return SuperPointExtractor(network, chosen, device=options.device, precision=options.precision)
+    preset = preset or PRESETS[network.config.normalisation]
+    preset = replace(
+        preset,
+        max_size_px=options.max_size_px or preset.max_size_px,
+        max_num_keypoints=options.max_num_keypoints or preset.max_num_keypoints,
+    )
+    return SuperPointExtractor(network, preset, device=options.device, precision=options.precision)
 
 
 def build_superpoint(options: MatcherOptions) -> SparseMatcher:
