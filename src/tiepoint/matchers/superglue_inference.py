@@ -62,20 +62,28 @@ class PreparedSuperGlue:
             self._prepared(layer) for layer in network.gnn.layers if isinstance(layer, AttentionalLayer)
         ]
         self._projection = self._moved(_linear(network.final_proj), torch.float32)
-        self._bin_score = network.bin_score.detach().to(device, torch.float32)
+        self.bin_score = network.bin_score.detach().to(device, torch.float32)
 
     @torch.inference_mode()
     def __call__(self, features0: FeatureBatch, features1: FeatureBatch, num_iterations: int) -> Tensor:
         """(M + 1, N + 1) float32 log assignment of one pair (batches of one), M and N at least 1."""
-        x = torch.cat([self._encoded(features0), self._encoded(features1)]).to(self.dtype)  # (M + N, D)
+        similarity = self.similarity(self.attended(features0, features1), features0.keypoints.shape[1])
+        return fast_log_assignment(similarity, self.bin_score, num_iterations)
+
+    def attended(self, features0: FeatureBatch, features1: FeatureBatch) -> Tensor:
+        """(M + N, D) outputs of the last layer, image 0's keypoints before image 1's."""
+        x = torch.cat([self._encoded(features0), self._encoded(features1)]).to(self.dtype)
         count0 = features0.keypoints.shape[1]
         for index, layer in enumerate(self._layers):
             message = _attention(layer.projections(x), count0, crosses=index % 2 == 1)
             x = x + layer.update(layer.hidden(torch.cat([x, message], dim=1)).relu_())
+        return x
+
+    def similarity(self, x: Tensor, count0: int) -> Tensor:
+        """(M, N) float32 scores of all pairs, from `attended`; `count0` is M."""
         projected = self._projection(x.float())
         compare = _Linear(projected[count0:], projected.new_zeros(len(projected) - count0))
-        similarity = compare(projected[:count0]).div_(x.shape[1] ** 0.5)
-        return fast_log_assignment(similarity, self._bin_score, num_iterations)
+        return compare(projected[:count0]).div_(x.shape[1] ** 0.5)
 
     def _encoded(self, features: FeatureBatch) -> Tensor:
         """(N, D) descriptors with their keypoints' places and scores."""
