@@ -34,7 +34,7 @@ def entry_of(name: str) -> WeightsEntry:
 
 
 def default_weights(method: str) -> str:
-    """The name of the weights shipped for `method`. Raises WeightsError, saying how to get some, if none are."""
+    """The name of the weights shipped for `method`; WeightsError, saying how to get some, if none are."""
     name = shipped_name(method)
     if name is None:
         named = [entry.name for entry in WEIGHTS.values() if entry.method == method]
