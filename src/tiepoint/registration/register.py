@@ -32,7 +32,7 @@ from tiepoint.registration.verdict import (
 Encoding = TypeVar("Encoding")
 
 _MATCHED = (1.3, 0.10)
-_REFINED = (2.0, 0.02)
+_REFINED = (2.4, 0.02)
 """Inflation of the standard deviations and floor in pixels, for fits to matches and to intensities; see
 docs/registration.md for the calibration."""
 
