@@ -29,18 +29,18 @@ def apply(registrations: Path, images: tuple[str, ...], out: Path) -> None:
     from tiepoint.registration.warp import warp_image
 
     try:
-        records = {Path(record["source"]).stem: record for record in read_jsonl(registrations)}
+        records = read_jsonl(registrations)
         found = find_sources(images, leave_out=[out])
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     left_out = []
     for source in tqdm(found, unit="image", dynamic_ncols=True):
-        record = _record_for(source.path.stem, records)
-        if record is None or record["status"] != "accepted":
-            why = "no source of that name" if record is None else f"its source was {record['status']}"
-            left_out.append(f"{source.path}: {why}")
-            continue
         try:
+            record = _record_for(source.path, records)
+            if record is None or record["status"] != "accepted":
+                why = "no source of that name" if record is None else f"its source was {record['status']}"
+                left_out.append(f"{source.path}: {why}")
+                continue
             image = read_image(source.path)
             if list(image.size) != record["source_size"]:
                 left_out.append(f"{source.path}: is {image.size}, its source was {tuple(record['source_size'])}")
@@ -57,9 +57,16 @@ def apply(registrations: Path, images: tuple[str, ...], out: Path) -> None:
         click.get_current_context().exit(2)
 
 
-def _record_for(stem: str, records: dict[str, Any]) -> Any | None:
-    """The record of the source of this name, or of the longest name that it begins with."""
-    if stem in records:
-        return records[stem]
-    beginnings = [name for name in records if stem.startswith(name)]
-    return records[max(beginnings, key=len)] if beginnings else None
+def _record_for(path: Path, records: list[Any]) -> Any | None:
+    """The record of this very file, else of the source of the same name, else of the longest beginning of it."""
+    same = [record for record in records if Path(record["source"]).resolve() == path.resolve()]
+    if same:
+        return same[0]
+    beginnings = [record for record in records if path.stem.startswith(Path(record["source"]).stem)]
+    if not beginnings:
+        return None
+    longest = max(len(Path(record["source"]).stem) for record in beginnings)
+    candidates = [record for record in beginnings if len(Path(record["source"]).stem) == longest]
+    if len(candidates) > 1:
+        raise ValueError(f"{path}: belongs to several sources: {', '.join(r['source'] for r in candidates)}")
+    return candidates[0]

@@ -8,6 +8,7 @@ records at the end, in the order of the sources, so that they do not depend on w
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import multiprocessing
 import time
@@ -132,7 +133,9 @@ def run_batch(
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
-        raise RunInUse(f"{out}: another tiepoint run is writing to this folder; wait for it or use another") from error
+        raise RunInUse(
+            f"{out}: another tiepoint run is writing to this folder; wait for it or use another"
+        ) from error
     try:
         folder.remove_partial_files()
         digest = config.digest()
@@ -197,7 +200,7 @@ def _work_through(
         remaining = iter(sources)
         try:
             while True:
-                while len(under_way) < 2 * workers and (source := next(remaining, None)) is not None:
+                for source in itertools.islice(remaining, 2 * workers - len(under_way)):
                     under_way[pool.submit(_process_in_worker, source)] = source
                 if not under_way:
                     return

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from tiepoint.estimation.refine import (
     Frame,
+    clusters_of,
     matrix_of,
     parameters_of,
     projection_by_matrix,
-    clusters_of,
     sandwich_covariance,
     to_pixels,
 )
-from tiepoint.geometry import Transform, TransformKind, frame_corners
+from tiepoint.geometry import Transform, frame_corners
 from tiepoint.images import ResizeMap, fitted_size, resize
 
 _TILE_PX = 24
@@ -195,7 +195,7 @@ def _level(
     places = (corners[:, None] + grid).reshape(-1, 2)
     positions = to_small.to_original(places).reshape(len(corners), -1, 2)
     motion = _motion_by_parameters(positions, frame)
-    steepest = _without_light((gradients[:, :, None] @ motion)[:, :, 0], values)
+    steepest = _without_light(np.asarray((gradients[:, :, None] @ motion)[:, :, 0], np.float32), values)
     normals = (steepest.transpose(0, 2, 1) @ steepest).astype(np.float64)
     return _Level(factor, positions, values, motion[:, motion.shape[1] // 2], steepest, normals)
 
@@ -255,8 +255,8 @@ def _sample(
     height, width = source.shape
     covered = ((places >= 1) & (places <= (width - 2, height - 2))).all(axis=1).reshape(tiles, pixels).all(axis=1)
     maps = places.astype(np.float32).reshape(tiles, pixels, 2)
-    values = cv2.remap(source, maps, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    return values, covered
+    values = cv2.remap(source, maps, np.zeros(0, np.float32), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(values, np.float32), np.asarray(covered)
 
 
 def _align(
@@ -295,7 +295,7 @@ def _align(
 
 def _around(frame: Frame, transform: Transform) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """left, right such that left @ W' @ right is the increment W', given in `frame`, after `transform`."""
-    return np.linalg.inv(frame.matrix), frame.matrix @ transform.matrix
+    return frame.inverse, frame.matrix @ transform.matrix
 
 
 def _motion_by_parameters(positions: NDArray[np.float64], frame: Frame) -> NDArray[np.float32]:

@@ -123,9 +123,8 @@ class Registrar(Generic[Encoding]):
         transform = estimate.model
         if transform is None:
             return self._result(matches, estimate, Verdict(checks=(), failure=estimate.reason), clock)
-        checks = geometric_checks(transform, matches, config.limits)
-        if all(check.passed for check in checks):
-            checks += evidence_checks(estimate, matches, config.limits, seed=config.seed)
+        checks = evidence_checks(estimate, matches, config.limits, seed=config.seed)
+        checks += geometric_checks(transform, matches, config.limits)
         clock.lap("check")
         if not all(check.passed for check in checks):
             return self._result(matches, estimate, Verdict(checks=checks), clock, transform)
@@ -204,4 +203,4 @@ class _Clock:
 
 def _inside(points: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     x, y = np.rint(points).astype(int).T
-    return mask[y.clip(0, mask.shape[0] - 1), x.clip(0, mask.shape[1] - 1)]
+    return np.asarray(mask[y.clip(0, mask.shape[0] - 1), x.clip(0, mask.shape[1] - 1)])
