@@ -1,0 +1,109 @@
+"""Where data sets keep their pictures and their truth: folders of sequences, pairs files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tiepoint.evaluation.pairs import PLAIN_SUFFIXES, FileSource, PlanePair
+from tiepoint.geometry import Transform
+from tiepoint.images import SUFFIXES
+
+HPATCHES_LARGE = (
+    "i_contruction",  # so spelt in the archive
+    "i_crownnight",
+    "i_dc",
+    "i_pencils",
+    "i_whitebuilding",
+    "v_artisans",
+    "v_astronautis",
+    "v_talent",
+)
+"""The large scenes left out of the list of 108 (D2-Net and all after it)."""
+
+
+def homography_pairs(
+    folder: Path, *, scenes: str = "all", short_side_px: int | None = None, subset: int | None = None
+) -> list[PlanePair]:
+    """Pairs (1, k) of every sequence below `folder`: pictures `1.*`, `k.*` and the 3 x 3 text matrix `H_1_k`.
+
+    That is HPatches' layout (subsets "illumination" and "viewpoint" by the names i_*, v_*), and the same in
+    folders of sets, each a subset. Where `points_1_k.txt` (x1 y1 xk yk) lies beside, errors are measured at those
+    points.
+
+    scenes: "all", or HPatches' "116" or "108". subset: the first that many sequences of each subset.
+    Raises ValueError for a folder without sequences, or with a broken one.
+    """
+    sequences = sorted({path.parent for path in folder.rglob("H_1_*")})
+    hpatches = bool(sequences) and all(path.name.startswith(("i_", "v_")) for path in sequences)
+    if scenes != "all" and not hpatches:
+        raise ValueError(
+            f"{folder}: holds other sequences than HPatches' i_* and v_*: no list of {scenes} scenes"
+        )
+    if scenes == "108":
+        sequences = [path for path in sequences if path.name not in HPATCHES_LARGE]
+    if not sequences:
+        raise ValueError(f"{folder}: no sequences: expected folders with 1.*, k.* and H_1_k")
+    by_subset: dict[str, list[Path]] = {}
+    for path in sequences:
+        by_subset.setdefault(_subset(folder, path, hpatches), []).append(path)
+    return [
+        pair
+        for name, paths in sorted(by_subset.items())
+        for path in paths[:subset]
+        for pair in _sequence_pairs(folder, path, name, short_side_px)
+    ]
+
+
+def _subset(folder: Path, sequence: Path, hpatches: bool) -> str:
+    if hpatches:
+        return "illumination" if sequence.name.startswith("i_") else "viewpoint"
+    within = sequence.relative_to(folder).parts[:-1]
+    return "/".join(within) or folder.resolve().name
+
+
+def _sequence_pairs(folder: Path, sequence: Path, subset: str, short_side_px: int | None) -> list[PlanePair]:
+    name = sequence.relative_to(folder).as_posix()
+    pairs = []
+    for file in sorted(sequence.glob("H_1_*"), key=lambda path: (len(path.name), path.name)):
+        k = file.name.removeprefix("H_1_")
+        points = _points(sequence / f"points_1_{k}.txt")
+        pairs.append(
+            PlanePair(
+                key=f"{name}:1-{k}",
+                subset=subset,
+                group=name,
+                source0=FileSource(_picture(sequence, "1"), short_side_px),
+                source1=FileSource(_picture(sequence, k), short_side_px),
+                truth=Transform(_matrix(file)),
+                points0=None if points is None else points[:, :2],
+                points1=None if points is None else points[:, 2:],
+            )
+        )
+    return pairs
+
+
+def _picture(folder: Path, stem: str) -> Path:
+    found = [
+        path for path in sorted(folder.glob(f"{stem}.*")) if path.suffix.lower() in SUFFIXES | PLAIN_SUFFIXES
+    ]
+    if not found:
+        raise ValueError(f"{folder}: no picture named {stem}.*")
+    return found[0]
+
+
+def _matrix(file: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    try:
+        return np.loadtxt(file).reshape(3, 3)
+    except ValueError as error:
+        raise ValueError(f"{file}: expected a 3 x 3 matrix as text") from error
+
+
+def _points(file: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None:
+    if not file.exists():
+        return None
+    points = np.loadtxt(file, ndmin=2)
+    if points.shape[1] != 4:
+        raise ValueError(f"{file}: expected four numbers a line (x1 y1 xk yk), got {points.shape[1]}")
+    return points
