@@ -87,6 +87,39 @@ def homography(
     run(protocol, pairs, data, {"scenes": scenes, "subset": subset}, **common)
 
 
+@evaluate.command()
+@click.argument("data", type=DATA)
+@common_options
+def rotation(data: Path, subset: int | None, seed: int, **common: Any) -> None:
+    """Rotation in the plane: Roto-360, or pairs made from any folder of photographs.
+
+    Each photograph against itself turned by 10, 20, ... 360 degrees, same canvas and expanded canvas.
+    """
+    from tiepoint.evaluation.rotation import Rotation, rotation_pairs
+
+    with usage_errors():
+        pairs = rotation_pairs(data, subset=subset)
+    run(Rotation(), pairs, data, {"subset": subset, "seed": seed}, **common)
+
+
+@evaluate.command()
+@click.argument("pairs_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--threshold-px", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
+              help="Of the estimators, in pixels of the full-size images.")  # fmt: skip
+@common_options
+def pose(pairs_file: Path, threshold_px: float, subset: int | None, seed: int, **common: Any) -> None:
+    """Relative pose of calibrated pairs, listed in SuperGlue's format.
+
+    Pose AUC at 5, 10, 20 degrees, epipolar precision and matching score.
+    """
+    from tiepoint.evaluation.layouts import pose_pairs
+    from tiepoint.evaluation.pose import Pose
+
+    with usage_errors():
+        pairs = pose_pairs(pairs_file, subset=subset, seed=seed)
+    run(Pose(threshold_px=threshold_px, seed=seed), pairs, pairs_file.parent, {"subset": subset}, **common)
+
+
 class usage_errors:
     """A ValueError or a missing file inside is the user's to mend: one line, exit code 1."""
 

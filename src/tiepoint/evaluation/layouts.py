@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from tiepoint.evaluation.pairs import PLAIN_SUFFIXES, FileSource, PlanePair
-from tiepoint.geometry import Transform
+from tiepoint.evaluation.pairs import PlanePair, PosePair
+from tiepoint.evaluation.sources import PLAIN_SUFFIXES, FileSource, QuarterTurnedSource, Source
+from tiepoint.geometry import RelativePose, Transform
 from tiepoint.images import SUFFIXES
+
+Item = TypeVar("Item")
 
 HPATCHES_LARGE = (
     "i_contruction",  # so spelt in the archive
@@ -107,3 +111,54 @@ def _points(file: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]] | N
     if points.shape[1] != 4:
         raise ValueError(f"{file}: expected four numbers a line (x1 y1 xk yk), got {points.shape[1]}")
     return points
+
+
+def pose_pairs(file: Path, *, subset: int | None = None, seed: int = 0) -> list[PosePair]:
+    """Pairs of a file in SuperGlue's format; pictures are named relative to its folder.
+
+    Each line: path0 path1 turns0 turns1 K0 (9) K1 (9) T_1_from_0 (16), matrices by rows: 38 words. Pictures are
+    turned counter-clockwise by that many right angles before matching; K and T belong to the files as they are.
+    subset: that many pairs, drawn by `seed`. Raises ValueError for a line of another length.
+    """
+    lines = [(i, line.split()) for i, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)]
+    lines = _drawn([(i, words) for i, words in lines if words and not words[0].startswith("#")], subset, seed)
+    return [_pose_pair(file, number, words) for number, words in lines]
+
+
+def _pose_pair(file: Path, number: int, words: list[str]) -> PosePair:
+    if len(words) != 38:
+        raise ValueError(
+            f"{file}:{number}: expected 38 words (2 paths, 2 turns, K0, K1, T), got {len(words)}"
+        )
+    values = np.array(words[4:], np.float64)
+    pose = values[18:].reshape(4, 4)
+    sources: list[Source] = [
+        FileSource(file.parent / name)
+        if int(turns) % 4 == 0
+        else QuarterTurnedSource(file.parent / name, int(turns))
+        for name, turns in zip(words[:2], words[2:4], strict=True)
+    ]
+    return PosePair(
+        key=f"{number}:{words[0]}:{words[1]}",
+        subset=file.parent.resolve().name,
+        group="all",
+        source0=sources[0],
+        source1=sources[1],
+        truth=RelativePose(pose[:3, :3], pose[:3, 3], values[:9].reshape(3, 3), values[9:18].reshape(3, 3)),
+    )
+
+
+def photographs(folder: Path) -> list[Path]:
+    """Pictures in `folder` by name. Raises ValueError if there are none."""
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES | PLAIN_SUFFIXES)
+    if not found:
+        raise ValueError(f"{folder}: no pictures")
+    return found
+
+
+def _drawn(items: list[Item], count: int | None, seed: int) -> list[Item]:
+    """`count` of `items` without replacement, in their own order; all for None."""
+    if count is None or count >= len(items):
+        return items
+    rows = np.random.default_rng(seed).choice(len(items), count, replace=False)
+    return [items[row] for row in sorted(rows)]

@@ -1,67 +1,15 @@
-"""What is evaluated: pairs of pictures, where their pictures come from, and what is true of them."""
+"""What is evaluated: pairs of pictures and what is true of them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from tiepoint.evaluation.sources import Frame, Source
 from tiepoint.geometry import Matches, RelativePose, Transform
-from tiepoint.images import Image, ImageError, read_image, resize
-
-PLAIN_SUFFIXES = frozenset({".ppm", ".pgm"})
-"""HPatches' own formats, which `read_image` leaves to data sets."""
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """A picture as it is given to a method.
-
-    image: what the method sees. frame_from_file: where pixels of the file went in it (resized, turned).
-    """
-
-    image: Image
-    frame_from_file: Transform
-
-
-class Source(ABC):
-    """Where a picture comes from; equal sources are one picture, encoded once."""
-
-    path: Path
-
-    @abstractmethod
-    def read(self) -> Frame:
-        """The picture. Raises ImageError."""
-
-
-@dataclass(frozen=True)
-class FileSource(Source):
-    """A file as it is, or with its short side resized to `short_side_px` and the long one in proportion, cut."""
-
-    path: Path
-    short_side_px: int | None = None
-
-    def read(self) -> Frame:
-        image = read_plain(self.path) if self.path.suffix.lower() in PLAIN_SUFFIXES else read_image(self.path)
-        if self.short_side_px is None:
-            return Frame(image, Transform.identity())
-        factor = self.short_side_px / min(image.size)
-        width, height = (max(1, int(side * factor + 1e-9)) for side in image.size)
-        pixels, to_resized = resize(image.pixels, (width, height))
-        return Frame(Image(pixels, self.path), Transform(to_resized.matrix, "affine"))
-
-
-def read_plain(path: Path) -> Image:
-    """A PPM or PGM file."""
-    pixels: NDArray[Any] | None = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if pixels is None:
-        raise ImageError(f"{path}: cannot be read as PPM or PGM")
-    return Image(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if pixels.ndim == 3 else pixels, path)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -82,7 +30,7 @@ class ImagePair(ABC):
     def true_matches(
         self, frame0: Frame, frame1: Frame, *, count: int, noise_px: float, rng: np.random.Generator
     ) -> Matches:
-        """Up to `count` points of the scene that both frames see, with Gaussian noise in image 1 (the oracle)."""
+        """Up to `count` points that both frames see, with Gaussian noise in x and y of image 1 (the oracle)."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -104,53 +52,80 @@ class PlanePair(ImagePair):
     def true_matches(
         self, frame0: Frame, frame1: Frame, *, count: int, noise_px: float, rng: np.random.Generator
     ) -> Matches:
-        size0, size1 = frame0.image.size, frame1.image.size
-        points0 = rng.uniform((0, 0), np.array(size0) - 1.0, (20 * count, 2))
+        points0 = _pixels(frame0, 20 * count, rng)
         points1 = self.truth_between(frame0, frame1)(points0)
-        seen = ((points1 >= 0) & (points1 <= np.array(size1) - 1.0)).all(axis=1)
-        return _matches(points0[seen][:count], points1[seen][:count], size0, size1, noise_px, rng)
+        return _seen(points0, points1, frame0, frame1, count, noise_px, rng)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PosePair(ImagePair):
-    """A pair of calibrated views; `truth` is camera 1 from camera 0 in file pixels, its translation unscaled."""
+    """A pair of calibrated views.
+
+    truth: camera 1 from camera 0, in file pixels, its translation in the data's own unit.
+    metres_per_unit: that unit, where known.
+    """
 
     truth: RelativePose
     metres_per_unit: float = 1.0
+
+    def in_files(self, frame0: Frame, frame1: Frame, matches: Matches) -> Matches:
+        """`matches` between the frames, in pixels of the files."""
+        return Matches(
+            points0=frame0.frame_from_file.inverse()(matches.points0).astype(np.float32),
+            points1=frame1.frame_from_file.inverse()(matches.points1).astype(np.float32),
+            scores=matches.scores,
+            size0=matches.size0,
+            size1=matches.size1,
+            method=matches.method,
+        )
 
     def true_matches(
         self, frame0: Frame, frame1: Frame, *, count: int, noise_px: float, rng: np.random.Generator
     ) -> Matches:
         """Points of a made scene: pixels of image 0 at random depths, kept where camera 1 sees them."""
-        size0, size1 = frame0.image.size, frame1.image.size
-        pixels = rng.uniform((0, 0), np.array(size0) - 1.0, (200 * count, 2))
-        depths = max(float(np.linalg.norm(self.truth.translation)), 1e-9) * rng.uniform(
-            1, 20, (200 * count, 1)
+        points0 = _pixels(frame0, 200 * count, rng)
+        baseline = float(np.linalg.norm(self.truth.translation)) or 1.0  # without one, any depth will do
+        depths = baseline * rng.uniform(1, 20, (len(points0), 1))
+        pixels = np.concatenate(
+            [frame0.frame_from_file.inverse()(points0), np.ones((len(points0), 1))], axis=1
         )
-        rays = (
-            np.concatenate([pixels, np.ones((len(pixels), 1))], axis=1)
-            @ np.linalg.inv(self.truth.intrinsics0).T
-        )
-        seen_from1 = (rays * depths) @ self.truth.rotation.T + self.truth.translation
-        projected = seen_from1 @ self.truth.intrinsics1.T
-        points1 = projected[:, :2] / np.where(projected[:, 2:] > 0, projected[:, 2:], np.nan)
-        seen = ((points1 >= 0) & (points1 <= np.array(size1) - 1.0)).all(axis=1)
-        return _matches(pixels[seen][:count], points1[seen][:count], size0, size1, noise_px, rng)
+        scene = pixels @ np.linalg.inv(self.truth.intrinsics0).T * depths
+        projected = (scene @ self.truth.rotation.T + self.truth.translation) @ self.truth.intrinsics1.T
+        in_front = np.where(projected[:, 2:] > 0, projected[:, 2:], np.nan)
+        points1 = frame1.frame_from_file(projected[:, :2] / in_front)
+        return _seen(points0, points1, frame0, frame1, count, noise_px, rng)
 
 
-def _matches(
+@dataclass(frozen=True, eq=False, kw_only=True)
+class UnknownPair(ImagePair):
+    """Two pictures of which nothing is known."""
+
+    def true_matches(self, *_: object, **__: object) -> Matches:
+        raise ValueError(f"{self.key}: the truth is not known, so there is no oracle")
+
+
+def _pixels(frame: Frame, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    return rng.uniform((0, 0), np.array(frame.image.size) - 1.0, (count, 2))
+
+
+def _seen(
     points0: NDArray[np.float64],
     points1: NDArray[np.float64],
-    size0: tuple[int, int],
-    size1: tuple[int, int],
+    frame0: Frame,
+    frame1: Frame,
+    count: int,
     noise_px: float,
     rng: np.random.Generator,
 ) -> Matches:
+    """The first `count` points that lie in frame 1, as matches with noise there."""
+    size1 = frame1.image.size
+    rows = np.flatnonzero(((points1 >= 0) & (points1 <= np.array(size1) - 1.0)).all(axis=1))[:count]
+    noise = rng.normal(0, 1, (len(rows), 2)) * noise_px
     return Matches(
-        points0=points0.astype(np.float32),
-        points1=(points1 + rng.normal(0, 1, points1.shape) * noise_px).astype(np.float32),
-        scores=np.ones(len(points0), np.float32),
-        size0=size0,
+        points0=points0[rows].astype(np.float32),
+        points1=(points1[rows] + noise).astype(np.float32),
+        scores=np.ones(len(rows), np.float32),
+        size0=frame0.image.size,
         size1=size1,
         method="oracle",
     )

@@ -218,13 +218,13 @@ Parts: TypeAlias = list[tuple[str, str, list[Measured[Record]]]]
 """(part of the data, method, the results of that method there)."""
 
 
-def by_subset(results: dict[str, list[Measured[Record]]]) -> Parts[Record]:
-    """The results of each subset in turn, then of "all" where there are several."""
+def by_subset(results: dict[str, list[Measured[Record]]], *, together: bool = True) -> Parts[Record]:
+    """The results of each subset in turn, then of "all" where there are several (and `together`)."""
     pairs = [one.pair for one in next(iter(results.values()))]
     subsets = list(dict.fromkeys(pair.subset for pair in pairs))
     return [
         (part, method, [one for one in measured if part in ("all", one.pair.subset)])
-        for part in ([*subsets, "all"] if len(subsets) > 1 else subsets)
+        for part in ([*subsets, "all"] if together and len(subsets) > 1 else subsets)
         for method, measured in results.items()
     ]
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import cv2
 import numpy as np
 
-from tiepoint.evaluation.pairs import Frame, ImagePair, Source
+from tiepoint.evaluation.pairs import ImagePair
+from tiepoint.evaluation.sources import Frame, Source
 from tiepoint.geometry import Matches
 from tiepoint.matchers import Matcher, MatcherOptions, matcher
 
