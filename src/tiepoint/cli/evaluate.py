@@ -120,6 +120,50 @@ def pose(pairs_file: Path, threshold_px: float, subset: int | None, seed: int, *
     run(Pose(threshold_px=threshold_px, seed=seed), pairs, pairs_file.parent, {"subset": subset}, **common)
 
 
+@evaluate.command()
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--threshold-px", type=click.FloatRange(0, min_open=True), default=0.2, show_default=True,
+              help="Of MAGSAC, in pixels of the full-size images.")  # fmt: skip
+@common_options
+def imc2022(data: Path, threshold_px: float, subset: int | None, seed: int, **common: Any) -> None:
+    """Image Matching Challenge 2022: mAA on the competition's training scenes.
+
+    --subset draws that many pairs of each scene.
+    """
+    from tiepoint.evaluation.imc2022 import Imc2022, training_pairs
+
+    with usage_errors():
+        pairs = training_pairs(data, subset=subset, seed=seed)
+    run(Imc2022(threshold_px=threshold_px, seed=seed), pairs, data, {"subset": subset}, **common)
+
+
+@evaluate.command()
+@click.argument("data", type=DATA, nargs=-1, required=True)
+@click.option("--model", type=click.Choice(["homography", "fundamental"]), default="fundamental",
+              show_default=True, help="For two images; sets know theirs.")  # fmt: skip
+@common_options
+def thresholds(data: tuple[Path, ...], model: Any, subset: int | None, seed: int, **common: Any) -> None:
+    """Inliers and error over estimators' thresholds of 3 ... 0.001 px.
+
+    DATA: two images, a folder of sequences (1.*, k.*, H_1_k), or a pairs file in SuperGlue's format.
+    """
+    from tiepoint.evaluation.layouts import homography_pairs, pose_pairs
+    from tiepoint.evaluation.thresholds import Thresholds, image_pair
+
+    with usage_errors():
+        pairs: Sequence[ImagePair]
+        if len(data) == 2:
+            pairs, folder = [image_pair(*data)], data[0].parent
+        elif len(data) > 2:
+            raise ValueError(f"expected two images, a folder or a pairs file, got {len(data)} paths")
+        elif data[0].is_dir():
+            model, pairs, folder = "homography", homography_pairs(data[0], subset=subset), data[0]
+        else:
+            model, folder = "fundamental", data[0].parent
+            pairs = pose_pairs(data[0], subset=subset, seed=seed)
+    run(Thresholds(model=model, seed=seed), pairs, folder, {"subset": subset}, **common)
+
+
 class usage_errors:
     """A ValueError or a missing file inside is the user's to mend: one line, exit code 1."""
 

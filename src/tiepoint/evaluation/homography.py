@@ -109,7 +109,7 @@ class Homography(Protocol[PlanePair, HomographyRecord]):
         truth = pair.truth_between(encoded0.frame, encoded1.frame)
         forward, backward = transfer_errors(truth, matches.points0, matches.points1)
         counts, correct = score_histogram(matches.scores, forward <= CORRECT_PX)
-        points0, points1 = _error_points(pair, encoded0, encoded1, truth)
+        points0, points1 = error_points(pair, encoded0, encoded1)
         keypoints, counted = _keypoints(truth, encoded0.encoding, encoded1.encoding)
         return HomographyRecord(
             num_matches=len(matches),
@@ -210,13 +210,13 @@ def _keypoints(
     ]
 
 
-def _error_points(
-    pair: PlanePair, encoded0: Encoded, encoded1: Encoded, truth: Transform
+def error_points(
+    pair: PlanePair, encoded0: Encoded, encoded1: Encoded
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Where the error is measured, in the pictures as matched: the points given, or the corners of image 0."""
     if pair.points0 is None or pair.points1 is None:
         corners = frame_corners(encoded0.frame.image.size)
-        return corners, truth(corners)
+        return corners, pair.truth_between(encoded0.frame, encoded1.frame)(corners)
     return encoded0.frame.frame_from_file(pair.points0), encoded1.frame.frame_from_file(pair.points1)
 
 

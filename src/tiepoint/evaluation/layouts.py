@@ -78,8 +78,8 @@ def _sequence_pairs(folder: Path, sequence: Path, subset: str, short_side_px: in
                 key=f"{name}:1-{k}",
                 subset=subset,
                 group=name,
-                source0=FileSource(_picture(sequence, "1"), short_side_px),
-                source1=FileSource(_picture(sequence, k), short_side_px),
+                source0=FileSource(picture(sequence, "1"), short_side_px),
+                source1=FileSource(picture(sequence, k), short_side_px),
                 truth=Transform(_matrix(file)),
                 points0=None if points is None else points[:, :2],
                 points1=None if points is None else points[:, 2:],
@@ -88,13 +88,14 @@ def _sequence_pairs(folder: Path, sequence: Path, subset: str, short_side_px: in
     return pairs
 
 
-def _picture(folder: Path, stem: str) -> Path:
+def picture(folder: Path, stem: str, *, missing_ok: bool = False) -> Path:
+    """The picture in `folder` named `stem` with any ending; where there is none, ValueError or `<stem>.png`."""
     found = [
         path for path in sorted(folder.glob(f"{stem}.*")) if path.suffix.lower() in SUFFIXES | PLAIN_SUFFIXES
     ]
-    if not found:
+    if not found and not missing_ok:
         raise ValueError(f"{folder}: no picture named {stem}.*")
-    return found[0]
+    return found[0] if found else folder / f"{stem}.png"
 
 
 def _matrix(file: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
@@ -121,7 +122,7 @@ def pose_pairs(file: Path, *, subset: int | None = None, seed: int = 0) -> list[
     subset: that many pairs, drawn by `seed`. Raises ValueError for a line of another length.
     """
     lines = [(i, line.split()) for i, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)]
-    lines = _drawn([(i, words) for i, words in lines if words and not words[0].startswith("#")], subset, seed)
+    lines = drawn([(i, words) for i, words in lines if words and not words[0].startswith("#")], subset, seed)
     return [_pose_pair(file, number, words) for number, words in lines]
 
 
@@ -156,7 +157,7 @@ def photographs(folder: Path) -> list[Path]:
     return found
 
 
-def _drawn(items: list[Item], count: int | None, seed: int) -> list[Item]:
+def drawn(items: list[Item], count: int | None, seed: int) -> list[Item]:
     """`count` of `items` without replacement, in their own order; all for None."""
     if count is None or count >= len(items):
         return items

@@ -37,8 +37,9 @@ from tiepoint.geometry import (
 
 Column = Literal["opencv", "fit"]
 COLUMN_NOTES: dict[Column, str] = {
-    "opencv": "OpenCV: SuperGlue's estimator: findEssentialMat by RANSAC on normalised points, threshold over the "
-    "mean of the four focal lengths, confidence 0.99999; recoverPose; of several E the one with most points in front",
+    "opencv": "OpenCV: SuperGlue's estimator: findEssentialMat by RANSAC on normalised points, threshold over "
+    "the mean of the four focal lengths, confidence 0.99999; recoverPose; of several E the one with most points "
+    "in front",
     "fit": "fit: tiepoint's own: PoseLib, the same threshold as Sampson distance in pixels",
 }
 COLUMNS: tuple[Column, ...] = tuple(COLUMN_NOTES)
@@ -131,8 +132,8 @@ class Pose(Protocol[PosePair, PoseRecord]):
             ),
             rows=tuple((part, len(measured), method, *_row(measured)) for part, method, measured in parts),
             notes=(
-                "AUC of the larger of rotation error and angle between translation directions (folded to 90 degrees) "
-                "at 5, 10, 20 degrees, in %. Fewer than 5 matches, or no pose: an infinite error.",
+                "AUC of the larger of rotation error and angle between translation directions (folded to 90 "
+                "degrees) at 5, 10, 20 degrees, in %. Fewer than 5 matches, or no pose: an infinite error.",
                 "P 5e-4: mean share of matches by SuperGlue's script: squared epipolar distances in normalised "
                 "coordinates, summed over both images, under 5e-4. P 1e-4: with its paper's outdoor threshold. "
                 "P mean 5e-4: glue-factory's figure of the same name: unsquared, the mean of both images. MS: "

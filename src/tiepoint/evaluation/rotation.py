@@ -80,9 +80,9 @@ class Rotation(Protocol[RotationPair, RotationRecord]):
             ),
             rows=tuple((part, len(measured), method, *_row(measured)) for part, method, measured in parts),
             notes=(
-                "MMA@t: mean over pairs of the share of matches within t px of where the rotation takes them, in %; "
-                "no filter for visibility, a pair without matches counts 0. Published figures match mutual nearest "
-                "neighbours without a ratio test; here every method matches as it does everywhere else.",
+                "MMA@t: mean over pairs of the share of matches within t px of where the rotation takes them, in "
+                "%; no filter for visibility, a pair without matches counts 0. Published figures match mutual "
+                "nearest neighbours without a ratio test; here a method matches as it does everywhere else.",
                 "Worst angle: the lowest mean over the photographs, and where it is.",
             ),
             decimals=2,

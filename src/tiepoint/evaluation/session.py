@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm import tqdm
 
 from tiepoint.evaluation.pairs import ImagePair
 from tiepoint.evaluation.provenance import data_digest, fingerprint, versions
 from tiepoint.evaluation.report import Report, write_report
-from tiepoint.evaluation.run import CatalogueMethod, Contestant, Oracle, Protocol, evaluate
+from tiepoint.evaluation.run import CatalogueMethod, Contestant, Measured, Oracle, Protocol, evaluate
 from tiepoint.matchers import MatcherOptions
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Record = TypeVar("Record", bound="DataclassInstance")
 
 SELF_CHECK = (Oracle(0.0), Oracle(1.0))
 
@@ -43,31 +49,50 @@ def run_session(
     versions, code, data), so that a run started again goes on, and never with what belongs to another.
     settings: what the caller chose beside the protocol's own, for the record. Progress goes to standard error.
     """
-    if not pairs:
-        raise ValueError(f"{data}: no pairs to evaluate")
-    repeat: dict[str, Any] = {
-        "protocol": type(protocol).__name__.lower(),
+    results = run_methods(protocol, methods, pairs, data=data, journals=out / "pairs", workers=workers)
+    report = protocol.report(results)
+    repeat = {
         "data": str(data),
-        "data_sha256": data_digest(pairs, data),
         "num_pairs": len(pairs),
         "settings": {**_settings(protocol), **(settings or {})},
-        "versions": versions(),
+        "methods": [_method_settings(method) for method in methods],
+        **_conditions(protocol, pairs, data),
     }
+    write_report(out, report, results, repeat)
+    return report
+
+
+def run_methods(
+    protocol: Protocol[Any, Record],
+    methods: Sequence[Contestant],
+    pairs: Sequence[ImagePair],
+    *,
+    data: Path,
+    journals: Path,
+    workers: int = 1,
+) -> dict[str, list[Measured[Record]]]:
+    """The results of each method, kept pair by pair in the folder `journals`. Raises ValueError without pairs."""
+    if not pairs:
+        raise ValueError(f"{data}: no pairs to evaluate")
+    conditions = _conditions(protocol, pairs, data)
     results = {}
     for method in methods:
-        own = _method_settings(method)
-        key = fingerprint(
-            own, *(repeat[name] for name in ("protocol", "data_sha256", "versions")), _settings(protocol)
-        )
-        journal = out / "pairs" / f"{method.name.replace(' ', '_')}-{key}.jsonl"
+        key = fingerprint(_method_settings(method), _settings(protocol), conditions)
+        journal = journals / f"{re.sub('[^a-z0-9.+]+', '_', method.name)}-{key}.jsonl"
         with tqdm(total=len(pairs), desc=method.name, unit="pair", file=sys.stderr, disable=None) as bar:
             results[method.name] = evaluate(
                 protocol, method, pairs, journal=journal, workers=workers, progress=bar.update
             )
-    report = protocol.report(results)
-    repeat["methods"] = [_method_settings(method) for method in methods]
-    write_report(out, report, results, repeat)
-    return report
+    return results
+
+
+def _conditions(protocol: Protocol[Any, Any], pairs: Sequence[ImagePair], data: Path) -> dict[str, Any]:
+    """What results depend on beside the settings."""
+    return {
+        "protocol": type(protocol).__name__.lower(),
+        "data_sha256": data_digest(pairs, data),
+        "versions": versions(),
+    }
 
 
 def _settings(protocol: Protocol[Any, Any]) -> dict[str, Any]:

@@ -40,17 +40,19 @@ def save_charts(stem: Path, charts: Sequence[Chart]) -> list[Path]:
 
 
 def draw(charts: Sequence[Chart]) -> Figure:
-    """`charts` side by side, one legend for all under them."""
+    """`charts` side by side (more than three in two rows), one legend for all under them."""
     import matplotlib
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
     with matplotlib.rc_context(
         {"svg.hashsalt": "tiepoint", "axes.spines.top": False, "axes.spines.right": False}
     ):
-        figure = Figure(figsize=(_INCHES[0] * len(charts), _INCHES[1]), layout="constrained")
+        across = len(charts) if len(charts) <= 3 else -(-len(charts) // 2)
+        down = -(-len(charts) // across)
+        figure = Figure(figsize=(_INCHES[0] * across, _INCHES[1] * down), layout="constrained")
         for i, chart in enumerate(charts):
             polar = "polar" if chart.scale == "polar" else None
-            _draw_chart(figure.add_subplot(1, len(charts), i + 1, projection=polar), chart)
+            _draw_chart(figure.add_subplot(down, across, i + 1, projection=polar), chart)
         _add_legend(figure)
     return figure
 
@@ -75,7 +77,8 @@ def _draw_chart(axes: Axes, chart: Chart) -> None:
     if chart.scale == "log-log":
         axes.set_yscale("log")
     if chart.y_limits is not None:
-        axes.set_ylim(chart.y_limits)
+        low, high = chart.y_limits
+        axes.set_ylim(low, high + 0.02 * (high - low))  # a line along the top stays whole
     axes.grid(alpha=0.3)
 
 
@@ -84,7 +87,7 @@ def _add_legend(figure: Figure) -> None:
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(str(label), handle)
-    columns = min(len(handles), 2 * len(figure.axes))
+    columns = max(1, min(len(handles), 4))
     figure.legend(
         list(handles.values()),
         list(handles),
