@@ -10,14 +10,12 @@ LAYERS = (
     "images", "geometry", "estimation", "networks", "weights", "matchers", "registration", "sets", "training",
     "evaluation", "plot", "cli", "web",
 )  # fmt: skip
-# Drawing is used by what makes reports; it knows only pictures, geometry and estimates itself.
-BELOW = {"plot": LAYERS.index("networks") - 0.5}
 FORBIDDEN = {"torchvision", "timm", "xformers", "kornia", "romatch", "e2cnn", "escnn"}
 LEARNED = {"torch", "safetensors"}
 
 
 def height(layer):
-    return BELOW.get(layer, LAYERS.index(layer))
+    return LAYERS.index(layer)
 
 
 def imported(tree):
