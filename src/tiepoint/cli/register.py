@@ -140,7 +140,9 @@ def register(
         raise click.ClickException(str(error)) from error
     for record in records:
         if record["status"] != "accepted":
-            click.echo(f"{record['status']:10s} {record['source']}: {'; '.join(record['reasons'])}")
+            more = len(record["reasons"]) - 1
+            others = f" (and {more} more reasons)" if more > 0 else ""
+            click.echo(f"{record['status']:10s} {record['source']}: {record['reasons'][0]}{others}")
     reused = f", {counts['reused']} of an earlier run" if counts["reused"] else ""
     click.echo(f"{counts['accepted']} accepted, {sum_refused(counts)} refused of {len(records)}{reused}: {out}")
     if counts["unreadable"] == len(records):
