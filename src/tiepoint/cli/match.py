@@ -21,7 +21,7 @@ _MODELS = ("auto", "transform", *KINDS, "fundamental")
 @click.command()
 @click.argument("image0", type=click.Path(path_type=Path))
 @click.argument("image1", type=click.Path(path_type=Path))
-@method_options
+@method_options(default="sift")
 @click.option(
     "--model",
     type=click.Choice(_MODELS),

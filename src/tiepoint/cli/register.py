@@ -19,7 +19,7 @@ from tiepoint.matchers import METHODS, MatcherOptions, MethodUnavailable
 @click.argument("template", type=click.Path(path_type=Path))
 @click.argument("sources", nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Output folder.")
-@method_options
+@method_options(default="auto")
 @click.option(
     "--model",
     type=click.Choice(["transform", *KINDS]),

@@ -38,6 +38,7 @@ from tiepoint.images import (
 )
 from tiepoint.matchers import MatcherOptions, matcher
 from tiepoint.registration.agreement import agreement
+from tiepoint.registration.cascade import Cascade, auto_steps
 from tiepoint.registration.records import (
     Record,
     registration_record,
@@ -55,13 +56,13 @@ from tiepoint.registration.warp import valid_mask, warp_image
 class BatchConfig:
     """All that a run's results depend on, beside the pictures.
 
-    template, mask: files; the mask's pixels of value 0 do not count. method, options: the matcher.
+    template, mask: files; the mask's pixels of value 0 do not count. method, options: the matcher, or "auto" for a cascade.
     registration: how to fit and judge. overlays: write overlays too. max_pixels: limit of a picture's size.
     """
 
     template: Path
     mask: Path | None = None
-    method: str = "sift"
+    method: str = "auto"
     options: MatcherOptions = field(default_factory=MatcherOptions)
     registration: RegistrationConfig = field(default_factory=RegistrationConfig)
     overlays: bool = False
@@ -245,8 +246,12 @@ class _Worker:
                     f" {template.width} x {template.height}; they must be alike"
                 )
             mask = picture > 0
-        found = matcher(config.method, config.options)
-        self.registrar: Registrar[Any] = Registrar(template, found, config.registration, mask=mask)
+        self.registrar: Cascade | Registrar[Any]
+        if config.method == "auto":
+            self.registrar = Cascade(template, auto_steps(config.options), config.registration, mask=mask)
+        else:
+            found = matcher(config.method, config.options)
+            self.registrar = Registrar(template, found, config.registration, mask=mask)
         self.template_gray = gray_view(template)
 
     def process(self, source: Source) -> Record:

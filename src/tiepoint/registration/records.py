@@ -59,6 +59,7 @@ def registration_record(
         "reasons": list(result.verdict.reasons),
         "checks": [vars(check) for check in result.verdict.checks],
         "method": result.method,
+        "tried": list(result.tried),
         "weights": weights,
         "seed": seed,
         "source_size": list(matches.size0),
