@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import filelock
 import numpy as np
@@ -162,3 +163,13 @@ def test_killed_at_twenty_random_moments_and_started_again_ends_the_same(folder)
     assert subprocess.run(command(folder, "killed"), capture_output=True).returncode == 2
     assert contents(folder / "killed") == contents(folder / "undisturbed")
     assert not list((folder / "killed").rglob("*.partial"))
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_gives_the_same_bytes(folder):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'tiepoint[ray]'")
+    run(folder, "alone")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own, about its future defaults
+        run(folder, "cluster", workers=2, ray="local")
+    assert contents(folder / "cluster") == contents(folder / "alone")

@@ -54,6 +54,13 @@ from tiepoint.matchers import METHODS, MatcherOptions, MethodUnavailable
 )
 @click.option("--overlays", is_flag=True, help="Write overlays too: template red, aligned source cyan.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; by default one per core, at most 8.")
+@click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="local",
+    metavar="[ADDRESS]",
+    help="Run the workers on a Ray cluster; without an address, one started on this machine.",
+)
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same result.")
 @click.option("--max-pixels", default=DEFAULT_MAX_PIXELS, show_default=True, help="Refuse larger pictures.")
 @click.option("--overwrite", is_flag=True, help="Do everything again, also what is finished.")
@@ -76,6 +83,7 @@ def register(
     scale_range: tuple[float, float],
     overlays: bool,
     workers: int | None,
+    ray: str | None,
     seed: int,
     max_pixels: int,
     overwrite: bool,
@@ -133,6 +141,7 @@ def register(
                 found,
                 out,
                 workers=workers or default_workers(method, len(found)),
+                ray=ray,
                 overwrite=overwrite,
                 progress=progress,
             )

@@ -7,6 +7,7 @@ records at the end, in the order of the sources, so that they do not depend on w
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -22,6 +23,7 @@ from typing import Any
 import cv2
 import filelock
 import numpy as np
+import threadpoolctl
 
 import tiepoint
 from tiepoint.geometry import Transform
@@ -116,12 +118,14 @@ def run_batch(
     out: Path,
     *,
     workers: int = 1,
+    ray: str | None = None,
     overwrite: bool = False,
     progress: Callable[[Record, bool], None] = lambda _record, _reused: None,
 ) -> list[Record]:
     """Register every source and write aligned images, masks and summaries into the folder `out`.
 
-    workers: processes; the outputs are the same bytes for any number. overwrite: do everything again.
+    workers: processes; the outputs are the same bytes for any number. ray: address of a Ray cluster on which to
+    start them ("local": one on this machine); None: processes of this machine, without Ray. overwrite: do everything again.
     progress: called with each record as it is made, and whether it was there already.
     Returns the records in the order of `sources`.
 
@@ -149,7 +153,7 @@ def run_batch(
             else:
                 records[source.name] = record
                 progress(record, True)
-        for name, record in _work_through(config, waiting, folder, digest, workers):
+        for name, record in _work_through(config, waiting, folder, digest, workers, ray):
             records[name] = record
             progress(record, False)
         ordered = [records[source.name] for source in sources]
@@ -180,11 +184,17 @@ def _key(digest: str, content: bytes) -> str:
 
 
 def _work_through(
-    config: BatchConfig, sources: Sequence[Source], folder: _Folder, digest: str, workers: int
+    config: BatchConfig, sources: Sequence[Source], folder: _Folder, digest: str, workers: int, ray: str | None
 ) -> Iterator[tuple[str, Record]]:
     """Records as they are made, by this process or by others, with a bounded number of sources under way."""
     if not sources:
         _Worker(config, folder, digest)  # a template that cannot be read is an error even with nothing to do
+        return
+    if ray is not None:
+        from tiepoint.registration.cluster import work_on_ray
+
+        _Worker(config, folder, digest)  # fail here, with a clear message, and not on every machine
+        yield from work_on_ray(ray, functools.partial(_Worker, config, folder, digest), sources, workers)
         return
     if workers == 1:
         worker = _Worker(config, folder, digest)
@@ -236,6 +246,11 @@ class _Worker:
 
     def __init__(self, config: BatchConfig, folder: _Folder, digest: str) -> None:
         self.config, self.folder, self.digest = config, folder, digest
+        with threadpoolctl.threadpool_limits(1, user_api="blas"):
+            self._prepare()
+
+    def _prepare(self) -> None:
+        config = self.config
         template = read_image(config.template, max_pixels=config.max_pixels)
         mask = None
         if config.mask is not None:
@@ -256,6 +271,11 @@ class _Worker:
 
     def process(self, source: Source) -> Record:
         """Register one source, write its outputs, then its record; what goes wrong is in the record."""
+        # With another number of threads BLAS sums in another order: last digits, and so bytes, would differ.
+        with threadpoolctl.threadpool_limits(1, user_api="blas"):
+            return self._process(source)
+
+    def _process(self, source: Source) -> Record:
         started = time.perf_counter()
         shown = str(source.path)
         try:
