@@ -148,9 +148,7 @@ def strongest(
     Above the threshold, `border_px` inside the image, the best `max_num_keypoints` of them.
     """
     height, width = peaks.shape
-    inside = peaks[
-        border_px : max(height - border_px, border_px), border_px : max(width - border_px, border_px)
-    ]
+    inside = peaks[border_px : max(height - border_px, border_px), border_px : max(width - border_px, border_px)]
     rows, columns = torch.nonzero(inside > threshold, as_tuple=True)
     scores, order = inside[rows, columns].sort(descending=True, stable=True)
     keypoints = torch.stack([columns, rows], -1)[order] + border_px
