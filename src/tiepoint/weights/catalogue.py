@@ -143,9 +143,7 @@ _ROMA: tuple[WeightsEntry, ...] = ()
 
 _RELF: tuple[WeightsEntry, ...] = ()
 
-WEIGHTS: dict[str, WeightsEntry] = {
-    entry.name: entry for entry in (*_SUPERPOINT, *_SUPERGLUE, *_LOFTR, *_ROMA, *_RELF)
-}
+WEIGHTS: dict[str, WeightsEntry] = {entry.name: entry for entry in (*_SUPERPOINT, *_SUPERGLUE, *_LOFTR, *_ROMA, *_RELF)}
 
 
 def shipped_name(method: str) -> str | None:
