@@ -84,9 +84,10 @@ SECTIONS = (
     Section(
         name="thresholds",
         title="What a threshold does",
-        text="Eight pairs of Lund's door, fundamental matrices. The number of inliers within a small threshold is in "
-        "proportion to it: it counts the threshold. How wrong the pose is, it does not tell: MAGSAC's error hardly "
-        "changes from 3 to 0.001 px, the others have their best at some tenths of a pixel and lose on both sides.",
+        text="Eight pairs of Lund's door, fundamental matrices. The number of inliers within a small threshold is "
+        "in proportion to it: it counts the threshold. How wrong the pose is, it does not tell: MAGSAC's error "
+        "hardly changes from 3 to 0.001 px, the others have their best at some tenths of a pixel and lose on both "
+        "sides.",
         path="eval/pose/lund_door/pairs.txt",
         command="evaluate thresholds {data} --subset 8",
         protocol=Thresholds(model="fundamental"),
@@ -95,8 +96,8 @@ SECTIONS = (
     Section(
         name="self_check",
         title="Self-check",
-        text="True correspondences through the same protocol: exact ones must score 100 %, and with Gaussian noise of "
-        "1 px in x and y MMA@t must be 1 - exp(-t²/2): 39.3, 98.9, 100, 100 %.",
+        text="True correspondences through the same protocol: exact ones must score 100 %, and with Gaussian "
+        "noise of 1 px in x and y MMA@t must be 1 - exp(-t²/2): 39.3, 98.9, 100, 100 %.",
         path="eval/homography",
         command="evaluate homography {data} --self-check",
         protocol=Homography(),
@@ -130,7 +131,7 @@ def _section(section: Section, data: Path, out: Path, workers: int) -> str:
     figures = []
     for name, charts in report.figures.items():
         png, _ = save_charts(out / section.name / name, charts)
-        target = DOCS / "results" / f"{section.name}_{name}.png".replace(", ", "_").replace(" ", "_")
+        target = DOCS / "results" / f"{section.name}_{name}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(png, target)
         figures.append(f"![{section.title}: {name}](results/{target.name})")
@@ -146,9 +147,10 @@ def _head(workers: int) -> str:
     )
     return (
         "# Results\n\n"
-        "Written by `make results` (`benchmarks/results.py`); what the figures mean: [evaluation](evaluation.md).\n\n"
-        f"{date.today().isoformat()}; {platform.machine()}, {os.cpu_count()} cores, {workers} process(es); {used}. "
-        "Every method with its default settings."
+        "Written by `make results` (`benchmarks/results.py`); what the figures mean: "
+        "[evaluation](evaluation.md).\n\n"
+        f"{date.today().isoformat()}; {platform.machine()}, {os.cpu_count()} cores, {workers} process(es); "
+        f"{used}. Every method with its default settings. Milliseconds are from that machine, whatever else it did."
     )
 
 

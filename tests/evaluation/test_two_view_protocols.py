@@ -353,7 +353,7 @@ def test_inliers_follow_the_threshold_and_magsacs_error_does_not(pairs_file, tmp
     fine = [THRESHOLDS_PX.index(t) for t in (0.2, 0.1, 0.05)]
     assert inliers["magsac"][fine[0]] / inliers["magsac"][fine[2]] == pytest.approx(4, rel=0.35)
     assert errors["magsac"][fine].max() < 1
-    assert len(report.figures["thresholds_oracle, noise 1 px"]) == 2
+    assert len(report.figures["thresholds_oracle_noise_1_px"]) == 2
 
 
 def test_two_images_without_a_truth(competition, tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiepoint.estimation import fit_fundamental, robust
-from tiepoint.evaluation.layouts import drawn, picture
+from tiepoint.evaluation.layouts import drawn, named, pictures
 from tiepoint.evaluation.pairs import PosePair
 from tiepoint.evaluation.report import (
     Cell,
@@ -108,7 +108,7 @@ def _scene_pairs(scene: Path, metres: dict[str, float], subset: int | None, seed
         for row in _rows(scene / "calibration.csv")
     }
     names = [row[0] for row in _rows(scene / "pair_covisibility.csv") if float(row[1]) >= MIN_COVISIBILITY]
-    pairs = []
+    pairs, images = [], pictures(scene / "images")
     for name in sorted(drawn(names, subset, seed)):  # by the first image: it is encoded once
         key0, key1 = name.split("-")
         (k0, r0, t0), (k1, r1, t1) = cameras[key0], cameras[key1]
@@ -118,8 +118,8 @@ def _scene_pairs(scene: Path, metres: dict[str, float], subset: int | None, seed
                 key=f"{scene.name}:{name}",
                 subset=scene.name,
                 group=scene.name,
-                source0=FileSource(picture(scene / "images", key0)),
-                source1=FileSource(picture(scene / "images", key1)),
+                source0=FileSource(named(images, scene, key0)),
+                source1=FileSource(named(images, scene, key1)),
                 truth=RelativePose(rotation, t1 - rotation @ t0, k0.reshape(3, 3), k1.reshape(3, 3)),
                 metres_per_unit=metres[scene.name],
             )

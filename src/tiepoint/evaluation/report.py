@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -227,6 +228,11 @@ def by_subset(results: dict[str, list[Measured[Record]]], *, together: bool = Tr
         for part in ([*subsets, "all"] if together and len(subsets) > 1 else subsets)
         for method, measured in results.items()
     ]
+
+
+def slug(name: str) -> str:
+    """`name` as part of a file's name."""
+    return re.sub("[^a-z0-9.+]+", "_", name)
 
 
 def mean_or_none(values: Sequence[float | None]) -> float | None:

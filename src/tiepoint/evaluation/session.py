@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from tiepoint.evaluation.pairs import ImagePair
 from tiepoint.evaluation.provenance import data_digest, fingerprint, versions
-from tiepoint.evaluation.report import Report, write_report
+from tiepoint.evaluation.report import Report, slug, write_report
 from tiepoint.evaluation.run import CatalogueMethod, Contestant, Measured, Oracle, Protocol, evaluate
 from tiepoint.matchers import MatcherOptions
 
@@ -78,7 +77,7 @@ def run_methods(
     results = {}
     for method in methods:
         key = fingerprint(_method_settings(method), _settings(protocol), conditions)
-        journal = journals / f"{re.sub('[^a-z0-9.+]+', '_', method.name)}-{key}.jsonl"
+        journal = journals / f"{slug(method.name)}-{key}.jsonl"
         with tqdm(total=len(pairs), desc=method.name, unit="pair", file=sys.stderr, disable=None) as bar:
             results[method.name] = evaluate(
                 protocol, method, pairs, journal=journal, workers=workers, progress=bar.update

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tiepoint.evaluation.imc2022 import fundamental
-from tiepoint.evaluation.layouts import picture
+from tiepoint.evaluation.layouts import pictures
 from tiepoint.evaluation.pairs import UnknownPair
 from tiepoint.evaluation.report import Report, Table, milliseconds
 from tiepoint.evaluation.run import Encoded, Measured, Protocol
@@ -26,7 +26,7 @@ upright street photographs. Zeros would be decomposed into an arbitrary pose."""
 def sample_pairs(folder: Path) -> list[UnknownPair]:
     """The pairs of `test.csv` (sample_id, batch_id, image_1_id, image_2_id), pictures in `test_images/<batch>/`.
 
-    A picture that is not there is named as .png and fails when it is read: its sample still gets its row.
+    A picture that is not there fails when it is read, as .png: its sample still gets its row.
     """
     images = folder / "test_images"
     with (folder / "test.csv").open(newline="", encoding="utf-8") as lines:
@@ -36,13 +36,18 @@ def sample_pairs(folder: Path) -> list[UnknownPair]:
         raise ValueError(
             f"{folder / 'test.csv'}: expected lines under the columns {', '.join(sorted(columns))}"
         )
+    folders = {row["batch_id"]: pictures(images / row["batch_id"]) for row in rows}
+
+    def source(batch: str, name: str) -> FileSource:
+        return FileSource(folders[batch].get(name, images / batch / f"{name}.png"))
+
     return [
         UnknownPair(
             key=row["sample_id"],
             subset=row["batch_id"],
             group=row["batch_id"],
-            source0=FileSource(picture(images / row["batch_id"], row["image_1_id"], missing_ok=True)),
-            source1=FileSource(picture(images / row["batch_id"], row["image_2_id"], missing_ok=True)),
+            source0=source(row["batch_id"], row["image_1_id"]),
+            source1=source(row["batch_id"], row["image_2_id"]),
         )
         for row in rows
     ]

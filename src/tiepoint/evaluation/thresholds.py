@@ -18,7 +18,7 @@ from tiepoint.estimation import robust
 from tiepoint.evaluation.homography import error_points, mean_error_px
 from tiepoint.evaluation.imc2022 import pose_errors
 from tiepoint.evaluation.pairs import ImagePair, PlanePair, PosePair, UnknownPair
-from tiepoint.evaluation.report import Chart, Curve, Report, Table, failures_as_infinite
+from tiepoint.evaluation.report import Chart, Curve, Report, Table, failures_as_infinite, slug
 from tiepoint.evaluation.run import Encoded, Measured, Protocol
 from tiepoint.evaluation.sources import FileSource
 from tiepoint.geometry import EpipolarGeometry, Matches, RelativePose, Transform
@@ -85,7 +85,7 @@ class Thresholds(Protocol[ImagePair, ThresholdsRecord]):
             tables["error"] = self._table(f"Error in {unit}, median over pairs", results, _median_error, 3)
         tables["failed"] = self._table("Pairs without a model", results, _num_failed, 0)
         figures = {
-            f"thresholds_{method}": self._charts(method, measured, known)
+            f"thresholds_{slug(method)}": self._charts(method, measured, known)
             for method, measured in results.items()
         }
         return Report(tables=tables, figures=figures)
