@@ -1,6 +1,6 @@
 """Evaluate every method on the evaluation photographs and write docs/results.md.
 
-    python benchmarks/results.py [--data ../shared/data] [--out build/results] [--workers 1]
+    python benchmarks/results.py [../shared/data] [--out build/results] [--workers 1]
 
 Goes on where it stopped. A new method is one line in METHODS.
 """
@@ -109,7 +109,7 @@ SECTIONS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("data", type=Path, nargs="?", default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("build/results"))
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
@@ -150,7 +150,7 @@ def _head(workers: int) -> str:
         "Written by `make results` (`benchmarks/results.py`); what the figures mean: "
         "[evaluation](evaluation.md).\n\n"
         f"{date.today().isoformat()}; {platform.machine()}, {os.cpu_count()} cores, {workers} process(es); "
-        f"{used}. Every method with its default settings. Milliseconds are from that machine, whatever else it did."
+        f"{used}. Every method with its default settings. Milliseconds are from that machine, idle or not."
     )
 
 
