@@ -142,9 +142,7 @@ def _section(section: Section, data: Path, out: Path, workers: int) -> str:
 
 
 def _head(workers: int) -> str:
-    used = ", ".join(
-        f"{name} {version}" for name, version in versions().items() if version and name != "code"
-    )
+    used = ", ".join(f"{name} {version}" for name, version in versions().items() if version and name != "code")
     return (
         "# Results\n\n"
         "Written by `make results` (`benchmarks/results.py`); what the figures mean: "

@@ -166,9 +166,7 @@ def test_other_settings_and_other_data_never_reuse_results(sequences, tmp_path):
     def matched(threshold_px):
         counting = Counting()
         pairs = homography_pairs(sequences)
-        run_session(
-            Homography(threshold_px=threshold_px), [counting], pairs, data=sequences, out=tmp_path / "out"
-        )
+        run_session(Homography(threshold_px=threshold_px), [counting], pairs, data=sequences, out=tmp_path / "out")
         return len(counting.matched)
 
     assert (matched(3), matched(3), matched(1)) == (6, 0, 6)
@@ -180,9 +178,7 @@ def test_errors_are_measured_at_the_points_where_there_are_some(tmp_path):
     folder = tmp_path / "data/pair"
     write_sequence(folder, warps={"2": WARPS["2"]})
     points = np.array([[10.0, 10], [20, 30]])
-    np.savetxt(
-        folder / "points_1_2.txt", np.concatenate([points, WARPS["2"](points) + np.array([3, 4])], axis=1)
-    )
+    np.savetxt(folder / "points_1_2.txt", np.concatenate([points, WARPS["2"](points) + np.array([3, 4])], axis=1))
     (pair,) = homography_pairs(tmp_path / "data")
     (measured,) = run([pair], Oracle(0.0), tmp_path)
     assert measured.record.error_px["fit"] == pytest.approx(5, abs=1e-3)

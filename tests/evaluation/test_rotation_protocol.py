@@ -79,9 +79,7 @@ def test_the_archive_is_taken_as_it_is(tmp_path):
     assert [(pair.angle_deg, pair.subset) for pair in pairs] == [(10, "Roto-360"), (350, "Roto-360")]
     # OpenCV's angle is counter-clockwise as displayed, so -10 is clockwise: x turns towards y.
     moved = pairs[0].truth(np.array([[54.5, 29.5]]))[0]
-    np.testing.assert_allclose(
-        moved, [44.5 + 10 * np.cos(np.pi / 18), 29.5 + 10 * np.sin(np.pi / 18)], atol=1e-6
-    )
+    np.testing.assert_allclose(moved, [44.5 + 10 * np.cos(np.pi / 18), 29.5 + 10 * np.sin(np.pi / 18)], atol=1e-6)
 
 
 def test_a_folder_without_pictures_says_so(tmp_path):

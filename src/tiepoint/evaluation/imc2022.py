@@ -62,20 +62,14 @@ def pose_errors(
     return rotation_deg, metres_per_unit * distance
 
 
-def mean_average_accuracy(
-    rotation_deg: Sequence[float | None], translation_m: Sequence[float | None]
-) -> float:
+def mean_average_accuracy(rotation_deg: Sequence[float | None], translation_m: Sequence[float | None]) -> float:
     """Share of pairs with both errors under a pair of thresholds, averaged over the ten; None fails all."""
     return float(np.mean(accuracies(rotation_deg, translation_m)))
 
 
-def accuracies(
-    rotation_deg: Sequence[float | None], translation_m: Sequence[float | None]
-) -> NDArray[np.float64]:
+def accuracies(rotation_deg: Sequence[float | None], translation_m: Sequence[float | None]) -> NDArray[np.float64]:
     """(10,) share of pairs under each pair of thresholds; nan and None are under none."""
-    rotation, translation = (
-        np.array(errors, np.float64)[:, None] for errors in (rotation_deg, translation_m)
-    )
+    rotation, translation = (np.array(errors, np.float64)[:, None] for errors in (rotation_deg, translation_m))
     return np.asarray(((rotation < THRESHOLDS_DEG) & (translation < THRESHOLDS_M)).mean(axis=0))
 
 
@@ -165,9 +159,7 @@ class Imc2022(Protocol[PosePair, ImcRecord]):
         return ImcRecord(num_matches=len(matches), rotation_deg=rotation, translation_m=translation)
 
     def failure(self, pair: PosePair) -> ImcRecord:  # noqa: ARG002
-        return ImcRecord(
-            num_matches=0, rotation_deg=dict.fromkeys(COLUMNS), translation_m=dict.fromkeys(COLUMNS)
-        )
+        return ImcRecord(num_matches=0, rotation_deg=dict.fromkeys(COLUMNS), translation_m=dict.fromkeys(COLUMNS))
 
     def report(self, results: dict[str, list[Measured[ImcRecord]]]) -> Report:
         """A row for each scene and method, and the mean of the scenes."""
@@ -195,9 +187,7 @@ class Imc2022(Protocol[PosePair, ImcRecord]):
         return Report(tables={"imc2022": table}, figures={"imc2022": _charts(overall)})
 
 
-def fundamental(
-    column: Column, matches: Matches, *, threshold_px: float, seed: int
-) -> NDArray[np.float64] | None:
+def fundamental(column: Column, matches: Matches, *, threshold_px: float, seed: int) -> NDArray[np.float64] | None:
     """(3, 3) F between the files the matches lie in, or None."""
     if column == "fit":
         model = fit_fundamental(matches, seed=seed).model
@@ -245,8 +235,7 @@ def _charts(overall: Sequence[tuple[str, Sequence[Sequence[Measured[ImcRecord]]]
             x_label="threshold (degrees; 0.2 ... 5 m with it)",
             y_label="share of pairs under it",
             curves=tuple(
-                Curve(label=method, x=THRESHOLDS_DEG, y=_accuracies(parts, column))
-                for method, parts in overall
+                Curve(label=method, x=THRESHOLDS_DEG, y=_accuracies(parts, column)) for method, parts in overall
             ),
             y_limits=(0, 1),
         )

@@ -42,9 +42,7 @@ def homography_pairs(
     sequences = sorted({path.parent for path in folder.rglob("H_1_*")})
     hpatches = bool(sequences) and all(path.name.startswith(("i_", "v_")) for path in sequences)
     if scenes != "all" and not hpatches:
-        raise ValueError(
-            f"{folder}: holds other sequences than HPatches' i_* and v_*: no list of {scenes} scenes"
-        )
+        raise ValueError(f"{folder}: holds other sequences than HPatches' i_* and v_*: no list of {scenes} scenes")
     if scenes == "108":
         sequences = [path for path in sequences if path.name not in HPATCHES_LARGE]
     if not sequences:
@@ -137,15 +135,11 @@ def pose_pairs(file: Path, *, subset: int | None = None, seed: int = 0) -> list[
 
 def _pose_pair(file: Path, number: int, words: list[str]) -> PosePair:
     if len(words) != 38:
-        raise ValueError(
-            f"{file}:{number}: expected 38 words (2 paths, 2 turns, K0, K1, T), got {len(words)}"
-        )
+        raise ValueError(f"{file}:{number}: expected 38 words (2 paths, 2 turns, K0, K1, T), got {len(words)}")
     values = np.array(words[4:], np.float64)
     pose = values[18:].reshape(4, 4)
     sources: list[Source] = [
-        FileSource(file.parent / name)
-        if int(turns) % 4 == 0
-        else QuarterTurnedSource(file.parent / name, int(turns))
+        FileSource(file.parent / name) if int(turns) % 4 == 0 else QuarterTurnedSource(file.parent / name, int(turns))
         for name, turns in zip(words[:2], words[2:4], strict=True)
     ]
     return PosePair(

@@ -94,9 +94,7 @@ class Pose(Protocol[PosePair, PoseRecord]):
         )
 
     def failure(self, pair: PosePair) -> PoseRecord:  # noqa: ARG002
-        return PoseRecord(
-            num_matches=0, precision=[0.0, 0.0], precision_mean=0.0, error_deg=dict.fromkeys(COLUMNS)
-        )
+        return PoseRecord(num_matches=0, precision=[0.0, 0.0], precision_mean=0.0, error_deg=dict.fromkeys(COLUMNS))
 
     def _error_deg(self, column: Column, truth: RelativePose, matches: Matches) -> float | None:
         if column == "fit":
@@ -201,13 +199,9 @@ def opencv_pose(
     return best
 
 
-def pose_error_deg(
-    rotation: NDArray[np.float64], translation: NDArray[np.float64], truth: RelativePose
-) -> float:
+def pose_error_deg(rotation: NDArray[np.float64], translation: NDArray[np.float64], truth: RelativePose) -> float:
     """The larger of the rotation's error and the angle between the translations' lines, in degrees."""
-    return max(
-        rotation_error_deg(rotation, truth.rotation), direction_error_deg(translation, truth.translation)
-    )
+    return max(rotation_error_deg(rotation, truth.rotation), direction_error_deg(translation, truth.translation))
 
 
 def title(column: Column) -> str:

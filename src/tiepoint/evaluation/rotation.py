@@ -53,9 +53,7 @@ class Rotation(Protocol[RotationPair, RotationRecord]):
 
     record_type = RotationRecord
 
-    def measure(
-        self, pair: RotationPair, encoded0: Encoded, encoded1: Encoded, matches: Matches
-    ) -> RotationRecord:
+    def measure(self, pair: RotationPair, encoded0: Encoded, encoded1: Encoded, matches: Matches) -> RotationRecord:
         truth = pair.truth_between(encoded0.frame, encoded1.frame)
         forward, _ = transfer_errors(truth, matches.points0, matches.points1)
         encodings = (encoded0.encoding, encoded1.encoding)

@@ -115,9 +115,7 @@ class Oracle(Contestant, Encoder):
 
     def match(self, pair: ImagePair, encoded0: Encoded, encoded1: Encoded) -> Matches:
         rng = np.random.default_rng([self.seed, *pair.key.encode()])
-        return pair.true_matches(
-            encoded0.frame, encoded1.frame, count=self.count, noise_px=self.noise_px, rng=rng
-        )
+        return pair.true_matches(encoded0.frame, encoded1.frame, count=self.count, noise_px=self.noise_px, rng=rng)
 
 
 class Protocol(ABC, Generic[Pair, Record]):
@@ -217,14 +215,10 @@ def _blocks(pairs: Sequence[Pair], workers: int) -> list[list[Pair]]:
     groups: dict[str, list[Pair]] = {}
     for pair in pairs:
         groups.setdefault(pair.group, []).append(pair)
-    return [
-        group[start : start + share] for group in groups.values() for start in range(0, len(group), share)
-    ]
+    return [group[start : start + share] for group in groups.values() for start in range(0, len(group), share)]
 
 
-def _run_block(
-    protocol: Protocol[Pair, Record], encoder: Encoder, pairs: Sequence[Pair]
-) -> Iterator[tuple[str, str]]:
+def _run_block(protocol: Protocol[Pair, Record], encoder: Encoder, pairs: Sequence[Pair]) -> Iterator[tuple[str, str]]:
     """(key, JSON line) of each pair."""
     encodings = _Encodings(encoder, pairs)
     for position, pair in enumerate(pairs):
@@ -233,9 +227,7 @@ def _run_block(
         yield pair.key, line
 
 
-def _run_pair(
-    protocol: Protocol[Pair, Record], encoder: Encoder, pair: Pair, encodings: _Encodings
-) -> dict[str, Any]:
+def _run_pair(protocol: Protocol[Pair, Record], encoder: Encoder, pair: Pair, encodings: _Encodings) -> dict[str, Any]:
     try:
         encoded0, encoded1 = encodings[pair.source0], encodings[pair.source1]
         started = time.perf_counter()

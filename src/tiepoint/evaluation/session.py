@@ -25,9 +25,7 @@ Record = TypeVar("Record", bound="DataclassInstance")
 SELF_CHECK = (Oracle(0.0), Oracle(1.0))
 
 
-def contestants(
-    methods: Sequence[str], options: MatcherOptions, *, self_check: bool = False
-) -> list[Contestant]:
+def contestants(methods: Sequence[str], options: MatcherOptions, *, self_check: bool = False) -> list[Contestant]:
     """Methods of the catalogue, after the oracles if asked for."""
     return [*(SELF_CHECK if self_check else ()), *(CatalogueMethod(name, options) for name in methods)]
 

@@ -33,9 +33,7 @@ def sample_pairs(folder: Path) -> list[UnknownPair]:
         rows = list(csv.DictReader(lines))
     columns = {"sample_id", "batch_id", "image_1_id", "image_2_id"}
     if not rows or not columns <= rows[0].keys():
-        raise ValueError(
-            f"{folder / 'test.csv'}: expected lines under the columns {', '.join(sorted(columns))}"
-        )
+        raise ValueError(f"{folder / 'test.csv'}: expected lines under the columns {', '.join(sorted(columns))}")
     folders = {row["batch_id"]: pictures(images / row["batch_id"]) for row in rows}
 
     def source(batch: str, name: str) -> FileSource:
@@ -70,13 +68,9 @@ class Submission(Protocol[UnknownPair, SubmissionRecord]):
 
     record_type = SubmissionRecord
 
-    def measure(
-        self, _pair: UnknownPair, _encoded0: Encoded, _encoded1: Encoded, matches: Matches
-    ) -> SubmissionRecord:
+    def measure(self, _pair: UnknownPair, _encoded0: Encoded, _encoded1: Encoded, matches: Matches) -> SubmissionRecord:
         matrix = fundamental("magsac", matches, threshold_px=self.threshold_px, seed=self.seed)
-        return SubmissionRecord(
-            num_matches=len(matches), matrix=None if matrix is None else matrix.ravel().tolist()
-        )
+        return SubmissionRecord(num_matches=len(matches), matrix=None if matrix is None else matrix.ravel().tolist())
 
     def failure(self, pair: UnknownPair) -> SubmissionRecord:  # noqa: ARG002
         return SubmissionRecord(num_matches=0)
@@ -93,9 +87,7 @@ class Submission(Protocol[UnknownPair, SubmissionRecord]):
             for method, measured in results.items()
         ]
         columns = ("method", "samples", "with the fallback matrix", "encode ms", "match ms")
-        return Report(
-            tables={"submission": Table(title="Submission", columns=columns, rows=tuple(rows))}, figures={}
-        )
+        return Report(tables={"submission": Table(title="Submission", columns=columns, rows=tuple(rows))}, figures={})
 
 
 def submission_csv(results: Iterable[Measured[SubmissionRecord]]) -> str:

@@ -52,15 +52,11 @@ class Thresholds(Protocol[ImagePair, ThresholdsRecord]):
 
     record_type = ThresholdsRecord
 
-    def measure(
-        self, pair: ImagePair, encoded0: Encoded, encoded1: Encoded, matches: Matches
-    ) -> ThresholdsRecord:
+    def measure(self, pair: ImagePair, encoded0: Encoded, encoded1: Encoded, matches: Matches) -> ThresholdsRecord:
         inliers: dict[str, list[int | None]] = {}
         errors: dict[str, list[float | None]] = {}
         for estimator in ESTIMATORS:
-            models = [
-                _model(self.model, matches, threshold, estimator, self.seed) for threshold in THRESHOLDS_PX
-            ]
+            models = [_model(self.model, matches, threshold, estimator, self.seed) for threshold in THRESHOLDS_PX]
             inliers[estimator] = [
                 None if model is None else int((_residuals(model, matches) <= threshold).sum())
                 for model, threshold in zip(models, THRESHOLDS_PX, strict=True)
@@ -85,8 +81,7 @@ class Thresholds(Protocol[ImagePair, ThresholdsRecord]):
             tables["error"] = self._table(f"Error in {unit}, median over pairs", results, _median_error, 3)
         tables["failed"] = self._table("Pairs without a model", results, _num_failed, 0)
         figures = {
-            f"thresholds_{slug(method)}": self._charts(method, measured, known)
-            for method, measured in results.items()
+            f"thresholds_{slug(method)}": self._charts(method, measured, known) for method, measured in results.items()
         }
         return Report(tables=tables, figures=figures)
 
@@ -109,9 +104,7 @@ class Thresholds(Protocol[ImagePair, ThresholdsRecord]):
             decimals=decimals,
         )
 
-    def _charts(
-        self, method: str, measured: Sequence[Measured[ThresholdsRecord]], known: bool
-    ) -> tuple[Chart, ...]:
+    def _charts(self, method: str, measured: Sequence[Measured[ThresholdsRecord]], known: bool) -> tuple[Chart, ...]:
         records = [one.record for one in measured]
         counts = {estimator: _median_inliers(records, estimator) for estimator in ESTIMATORS}
         inliers = Chart(
@@ -132,8 +125,7 @@ class Thresholds(Protocol[ImagePair, ThresholdsRecord]):
             x_label="threshold (px)",
             y_label=f"error ({unit}, median)",
             curves=tuple(
-                Curve(label=name, x=THRESHOLDS_PX, y=_positive(_median_error(records, name)))
-                for name in ESTIMATORS
+                Curve(label=name, x=THRESHOLDS_PX, y=_positive(_median_error(records, name))) for name in ESTIMATORS
             ),
             scale="log-log",
         )
@@ -143,9 +135,7 @@ class Thresholds(Protocol[ImagePair, ThresholdsRecord]):
 def image_pair(image0: Path, image1: Path) -> UnknownPair:
     """Two files of which nothing is known."""
     key = f"{image0.name}:{image1.name}"
-    return UnknownPair(
-        key=key, subset="pair", group="pair", source0=FileSource(image0), source1=FileSource(image1)
-    )
+    return UnknownPair(key=key, subset="pair", group="pair", source0=FileSource(image0), source1=FileSource(image1))
 
 
 def _model(
@@ -156,13 +146,9 @@ def _model(
         return None
     try:
         if name == "homography":
-            matrix = robust.homography(
-                points0, points1, threshold_px=threshold_px, estimator=estimator, seed=seed
-            )
+            matrix = robust.homography(points0, points1, threshold_px=threshold_px, estimator=estimator, seed=seed)
             return None if matrix is None else Transform(matrix)
-        matrix = robust.fundamental(
-            points0, points1, threshold_px=threshold_px, estimator=estimator, seed=seed
-        )
+        matrix = robust.fundamental(points0, points1, threshold_px=threshold_px, estimator=estimator, seed=seed)
         return None if matrix is None else EpipolarGeometry(matrix)
     except ValueError:  # singular
         return None
@@ -184,9 +170,7 @@ def _error(
             pair.truth.intrinsics0,
             pair.truth.intrinsics1,
         )
-        in_files = (
-            encoded1.frame.frame_from_file.matrix.T @ model.matrix @ encoded0.frame.frame_from_file.matrix
-        )
+        in_files = encoded1.frame.frame_from_file.matrix.T @ model.matrix @ encoded0.frame.frame_from_file.matrix
         rotation_deg, chord = pose_errors(in_files, unit)
         return max(rotation_deg, float(np.rad2deg(2 * np.arcsin(min(chord / 2, 1.0)))))
     return None
