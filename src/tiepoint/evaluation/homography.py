@@ -125,7 +125,7 @@ class Homography(Protocol[PlanePair, HomographyRecord]):
             else matching_score(int((forward <= CORRECT_PX).sum()), keypoints.num_shared0, keypoints.num_shared1),
         )
 
-    def failure(self, pair: PlanePair) -> HomographyRecord:  # noqa: ARG002
+    def failure(self, pair: PlanePair) -> HomographyRecord:
         counts, correct = score_histogram(np.zeros(0), np.zeros(0, bool))
         return HomographyRecord(
             num_matches=0,

@@ -158,7 +158,7 @@ class Imc2022(Protocol[PosePair, ImcRecord]):
             rotation[column], translation[column] = errors or (None, None)
         return ImcRecord(num_matches=len(matches), rotation_deg=rotation, translation_m=translation)
 
-    def failure(self, pair: PosePair) -> ImcRecord:  # noqa: ARG002
+    def failure(self, pair: PosePair) -> ImcRecord:
         return ImcRecord(num_matches=0, rotation_deg=dict.fromkeys(COLUMNS), translation_m=dict.fromkeys(COLUMNS))
 
     def report(self, results: dict[str, list[Measured[ImcRecord]]]) -> Report:

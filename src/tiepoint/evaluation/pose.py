@@ -93,7 +93,7 @@ class Pose(Protocol[PosePair, PoseRecord]):
             matching_score=None if keypoints is None else precision[0] * len(matches) / max(keypoints, 1),
         )
 
-    def failure(self, pair: PosePair) -> PoseRecord:  # noqa: ARG002
+    def failure(self, pair: PosePair) -> PoseRecord:
         return PoseRecord(num_matches=0, precision=[0.0, 0.0], precision_mean=0.0, error_deg=dict.fromkeys(COLUMNS))
 
     def _error_deg(self, column: Column, truth: RelativePose, matches: Matches) -> float | None:

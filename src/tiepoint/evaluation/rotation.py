@@ -64,7 +64,7 @@ class Rotation(Protocol[RotationPair, RotationRecord]):
             num_points=float(np.mean(counts)) if counts else None,
         )
 
-    def failure(self, pair: RotationPair) -> RotationRecord:  # noqa: ARG002
+    def failure(self, pair: RotationPair) -> RotationRecord:
         return RotationRecord(num_matches=0, accuracy=[0.0] * len(MMA_THRESHOLDS_PX))
 
     def report(self, results: dict[str, list[Measured[RotationRecord]]]) -> Report:

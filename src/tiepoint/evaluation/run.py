@@ -88,7 +88,7 @@ class _CatalogueEncoder(Encoder):
     def encode(self, frame: Frame) -> Any:
         return self.matcher.encode(frame.image)
 
-    def match(self, pair: ImagePair, encoded0: Encoded, encoded1: Encoded) -> Matches:  # noqa: ARG002
+    def match(self, pair: ImagePair, encoded0: Encoded, encoded1: Encoded) -> Matches:
         return self.matcher.match(encoded0.encoding, encoded1.encoding)
 
 
@@ -110,7 +110,7 @@ class Oracle(Contestant, Encoder):
     def prepare(self) -> Encoder:
         return self
 
-    def encode(self, frame: Frame) -> None:  # noqa: ARG002
+    def encode(self, frame: Frame) -> None:
         return None
 
     def match(self, pair: ImagePair, encoded0: Encoded, encoded1: Encoded) -> Matches:

@@ -72,7 +72,7 @@ class Submission(Protocol[UnknownPair, SubmissionRecord]):
         matrix = fundamental("magsac", matches, threshold_px=self.threshold_px, seed=self.seed)
         return SubmissionRecord(num_matches=len(matches), matrix=None if matrix is None else matrix.ravel().tolist())
 
-    def failure(self, pair: UnknownPair) -> SubmissionRecord:  # noqa: ARG002
+    def failure(self, pair: UnknownPair) -> SubmissionRecord:
         return SubmissionRecord(num_matches=0)
 
     def report(self, results: dict[str, list[Measured[SubmissionRecord]]]) -> Report:

@@ -64,7 +64,7 @@ class Thresholds(Protocol[ImagePair, ThresholdsRecord]):
             errors[estimator] = [_error(model, pair, encoded0, encoded1) for model in models]
         return ThresholdsRecord(num_matches=len(matches), inliers=inliers, error=errors)
 
-    def failure(self, pair: ImagePair) -> ThresholdsRecord:  # noqa: ARG002
+    def failure(self, pair: ImagePair) -> ThresholdsRecord:
         nothing: list[None] = [None] * len(THRESHOLDS_PX)
         return ThresholdsRecord(
             num_matches=0,
