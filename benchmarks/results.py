@@ -17,13 +17,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from tiepoint.evaluation.contestants import CatalogueMethod, Contestant
 from tiepoint.evaluation.homography import Homography
 from tiepoint.evaluation.layouts import homography_pairs, pose_pairs
 from tiepoint.evaluation.pairs import ImagePair
 from tiepoint.evaluation.pose import Pose
 from tiepoint.evaluation.provenance import versions
 from tiepoint.evaluation.rotation import Rotation, rotation_pairs
-from tiepoint.evaluation.run import CatalogueMethod, Contestant, Protocol
+from tiepoint.evaluation.run import Protocol
 from tiepoint.evaluation.session import SELF_CHECK, run_session
 from tiepoint.evaluation.thresholds import Thresholds
 from tiepoint.images import write_atomically

@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
+from tiepoint.evaluation.contestants import CatalogueMethod, Contestant, Encoder, Oracle
 from tiepoint.evaluation.homography import COLUMNS, Homography
 from tiepoint.evaluation.layouts import HPATCHES_LARGE, homography_pairs
-from tiepoint.evaluation.run import CatalogueMethod, Contestant, Encoder, Oracle, evaluate
+from tiepoint.evaluation.run import evaluate
 from tiepoint.evaluation.session import run_session
 from tiepoint.geometry import Transform
 from tiepoint.matchers import MatcherOptions

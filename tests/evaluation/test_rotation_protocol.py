@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
+from tiepoint.evaluation.contestants import CatalogueMethod, Oracle
 from tiepoint.evaluation.rotation import ANGLES_DEG, Rotation, rotation_pairs
-from tiepoint.evaluation.run import CatalogueMethod, Oracle
 from tiepoint.evaluation.session import run_session
 from tiepoint.evaluation.sources import QuarterTurnedSource, TurnedSource
 from tiepoint.matchers import MatcherOptions

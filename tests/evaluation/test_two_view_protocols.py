@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tiepoint.evaluation.contestants import Oracle
 from tiepoint.evaluation.imc2022 import (
     THRESHOLDS_DEG,
     THRESHOLDS_M,
@@ -24,7 +25,6 @@ from tiepoint.evaluation.pose import (
     opencv_pose,
     pose_error_deg,
 )
-from tiepoint.evaluation.run import Oracle
 from tiepoint.evaluation.session import run_session
 from tiepoint.evaluation.submission import FALLBACK, Submission, sample_pairs, submission_csv
 from tiepoint.evaluation.thresholds import ESTIMATORS, THRESHOLDS_PX, Thresholds, image_pair
@@ -350,7 +350,7 @@ def test_inliers_follow_the_threshold_and_magsacs_error_does_not(pairs_file, tmp
 
 def test_two_images_without_a_truth(competition, tmp_path):
     images = competition / "test_images/b1"
-    from tiepoint.evaluation.run import CatalogueMethod
+    from tiepoint.evaluation.contestants import CatalogueMethod
     from tiepoint.matchers import MatcherOptions
 
     report = run_session(

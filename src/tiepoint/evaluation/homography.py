@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiepoint.estimation import fit, robust
+from tiepoint.evaluation.contestants import Encoded
 from tiepoint.evaluation.metrics import (
     ERROR_THRESHOLDS_PX,
     MMA_THRESHOLDS_PX,
@@ -36,7 +37,7 @@ from tiepoint.evaluation.report import (
     mean_or_none,
     milliseconds,
 )
-from tiepoint.evaluation.run import Encoded, Measured, Protocol
+from tiepoint.evaluation.run import Measured, Protocol
 from tiepoint.geometry import Features, Matches, Transform, frame_corners
 
 Column = Literal["dlt", "ransac", "magsac", "fit"]

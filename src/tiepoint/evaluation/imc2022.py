@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiepoint.estimation import fit_fundamental, robust
+from tiepoint.evaluation.contestants import Encoded
 from tiepoint.evaluation.layouts import drawn, named, pictures
 from tiepoint.evaluation.pairs import PosePair
 from tiepoint.evaluation.report import (
@@ -23,7 +24,7 @@ from tiepoint.evaluation.report import (
     by_subset,
     milliseconds,
 )
-from tiepoint.evaluation.run import Encoded, Measured, Protocol
+from tiepoint.evaluation.run import Measured, Protocol
 from tiepoint.evaluation.sources import FileSource
 from tiepoint.geometry import Matches, RelativePose, rotation_error_deg
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiepoint.estimation import fit_pose
+from tiepoint.evaluation.contestants import Encoded
 from tiepoint.evaluation.metrics import auc, matching_accuracy, share_within
 from tiepoint.evaluation.pairs import PosePair
 from tiepoint.evaluation.report import (
@@ -25,7 +26,7 @@ from tiepoint.evaluation.report import (
     mean_or_none,
     milliseconds,
 )
-from tiepoint.evaluation.run import Encoded, Measured, Protocol
+from tiepoint.evaluation.run import Measured, Protocol
 from tiepoint.geometry import (
     Features,
     Matches,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tiepoint.evaluation.contestants import Encoded
 from tiepoint.evaluation.layouts import photographs
 from tiepoint.evaluation.metrics import MMA_THRESHOLDS_PX, matching_accuracy, transfer_errors
 from tiepoint.evaluation.pairs import PlanePair
@@ -23,7 +24,7 @@ from tiepoint.evaluation.report import (
     mean_or_none,
     milliseconds,
 )
-from tiepoint.evaluation.run import Encoded, Measured, Protocol
+from tiepoint.evaluation.run import Measured, Protocol
 from tiepoint.evaluation.sources import FileSource, TurnedSource
 from tiepoint.geometry import Features, Matches, Transform
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm import tqdm
 
+from tiepoint.evaluation.contestants import CatalogueMethod, Contestant, Oracle
 from tiepoint.evaluation.pairs import ImagePair
 from tiepoint.evaluation.provenance import data_digest, fingerprint, versions
 from tiepoint.evaluation.report import Report, slug, write_report
-from tiepoint.evaluation.run import CatalogueMethod, Contestant, Measured, Oracle, Protocol, evaluate
+from tiepoint.evaluation.run import Measured, Protocol, evaluate
 from tiepoint.matchers import MatcherOptions
 
 if TYPE_CHECKING:

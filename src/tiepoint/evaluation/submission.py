@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from tiepoint.evaluation.contestants import Encoded
 from tiepoint.evaluation.imc2022 import fundamental
 from tiepoint.evaluation.layouts import pictures
 from tiepoint.evaluation.pairs import UnknownPair
 from tiepoint.evaluation.report import Report, Table, milliseconds
-from tiepoint.evaluation.run import Encoded, Measured, Protocol
+from tiepoint.evaluation.run import Measured, Protocol
 from tiepoint.evaluation.sources import FileSource
 from tiepoint.geometry import Matches
 

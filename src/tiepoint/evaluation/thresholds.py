@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiepoint.estimation import robust
+from tiepoint.evaluation.contestants import Encoded
 from tiepoint.evaluation.homography import error_points, mean_error_px
 from tiepoint.evaluation.imc2022 import pose_errors
 from tiepoint.evaluation.pairs import ImagePair, PlanePair, PosePair, UnknownPair
 from tiepoint.evaluation.report import Chart, Curve, Report, Table, failures_as_infinite, slug
-from tiepoint.evaluation.run import Encoded, Measured, Protocol
+from tiepoint.evaluation.run import Measured, Protocol
 from tiepoint.evaluation.sources import FileSource
 from tiepoint.geometry import EpipolarGeometry, Matches, RelativePose, Transform
 
