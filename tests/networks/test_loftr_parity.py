@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tiepoint.networks import loftr  # noqa: E402
+from tiepoint.networks.loftr_inference import LoftrInference  # noqa: E402
 from tiepoint.networks.mutual_matching import match_by_dual_softmax, match_by_optimal_transport  # noqa: E402
 
 PARITY = Path(__file__).parents[1] / "parity"
@@ -129,3 +130,27 @@ def test_every_stage_equals_the_reference(name):
     scale1 = torch.tensor(case["config"].get("scale1", (1, 1)))
     check("points0", 8 * torch.stack([cell0 % columns0, cell0 // columns0], 1) * scale0)
     check("points1", (8 * torch.stack([cell1 % columns1, cell1 // columns1], 1) + 4 * fine.offset) * scale1)
+
+
+@pytest.mark.parametrize("name", ["dual_softmax_fixed", "dual_softmax_old", "optimal_transport", "padded"])
+@pytest.mark.parametrize("block", [100, 4096])
+def test_the_fast_form_finds_the_reference_matches(name, block):
+    case, expected = fill.load_case(PARITY / "loftr" / f"{name}.json")
+    inputs = fill.make_inputs(case["inputs"])
+    fast = LoftrInference(built(case), block=block)
+    encoded = []
+    for i in (0, 1):
+        gray = as_gray(inputs[f"image{i}"])
+        height, width = case["config"].get(f"valid{i}", gray.shape[2:])
+        encoded += fast.encode(gray, [(height // 8, width // 8)])
+    found = fast.match(*encoded)
+    full = [inputs[f"image{i}"].shape[1] // 8 for i in (0, 1)]
+    cells = [found.cells0, found.cells1]
+    columns = [image.grid[1] for image in encoded]
+    for i in (0, 1):
+        in_padded = torch.div(cells[i], columns[i], rounding_mode="floor") * full[i] + cells[i] % columns[i]
+        fill.compare(case, expected, f"cell{i}", in_padded.numpy())
+        scale = torch.tensor(case["config"].get(f"scale{i}", (1, 1)))
+        fill.compare(case, expected, f"points{i}", (scale * (found.points0, found.points1)[i]).numpy())
+    fill.compare(case, expected, "confidence", found.confidence.numpy())
+    np.testing.assert_allclose(found.sigma.numpy(), expected["expectation"][:, 2], atol=2e-4)

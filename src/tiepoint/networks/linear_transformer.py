@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tiepoint.networks.products import linear
+
 EPSILON = 1e-6
 
 
@@ -29,7 +31,14 @@ class LinearTransformer(nn.Module):
     def forward(
         self, x0: Tensor, x1: Tensor, valid0: Tensor | None = None, valid1: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        for i, layer in enumerate(self.layers):
+        x0, x1 = self.layers[0](x0, x0, valid0, valid0), self.layers[0](x1, x1, valid1, valid1)
+        return self.after_first(x0, x1, valid0, valid1)
+
+    def after_first(
+        self, x0: Tensor, x1: Tensor, valid0: Tensor | None = None, valid1: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The rest, given what the first layer makes of each image by itself."""
+        for i, layer in enumerate(self.layers[1:], start=1):
             if i % 2 == 0:
                 x0, x1 = layer(x0, x0, valid0, valid0), layer(x1, x1, valid1, valid1)
             else:
@@ -60,11 +69,14 @@ class LinearTransformerLayer(nn.Module):
         self, x: Tensor, source: Tensor, valid: Tensor | None = None, source_valid: Tensor | None = None
     ) -> Tensor:
         heads = (self.num_heads, x.shape[-1] // self.num_heads)
-        q = self.q_proj(x).unflatten(-1, heads)  # (B, N, heads, C / heads)
-        k = self.k_proj(source).unflatten(-1, heads)
-        v = self.v_proj(source).unflatten(-1, heads)
-        message = self.merge(linear_attention(q, k, v, valid, source_valid).flatten(-2))
-        message = self.mlp(torch.cat([x, self.norm1(message)], dim=-1))
+        query = x.to(self.merge.weight.dtype)  # a layer in half precision leaves x itself in single
+        source = source.to(query.dtype)
+        q = linear(query, self.q_proj.weight).unflatten(-1, heads)  # (B, N, heads, C / heads)
+        k = linear(source, self.k_proj.weight).unflatten(-1, heads)
+        v = linear(source, self.v_proj.weight).unflatten(-1, heads)
+        message = linear(linear_attention(q, k, v, valid, source_valid).flatten(-2), self.merge.weight)
+        message = torch.cat([query, self.norm1(message)], dim=-1)
+        message = linear(F.relu_(linear(message, self.mlp[0].weight)), self.mlp[2].weight)
         return x + self.norm2(message)
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from tiepoint.networks.folding import FoldedConv
 
 
 class FeatureMaps(NamedTuple):
@@ -90,3 +93,121 @@ def doubled(x: Tensor) -> Tensor:
     weights were trained with it.
     """
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)
+
+
+class Pyramid(NamedTuple):
+    """What the fast form keeps of an image: all but the fine map, which is made where it is asked for.
+
+    coarse: (B, widths[2], H / 8, W / 8), as in FeatureMaps.
+    middle: (B, widths[1], H / 4, W / 4) and half: (B, widths[0], H / 2, W / 2), what the fine map is made of.
+    """
+
+    coarse: Tensor
+    middle: Tensor
+    half: Tensor
+
+
+class FastResNetFPN:
+    """`ResNetFPN` for inference: normalisation folded, channels-last, activations and sums in place.
+
+    The last stage at 1/2 of the size is 30 % of all operations, and only what lies around matches is looked at;
+    so `pyramid` stops before it, and `fine_squares` computes squares of the fine map.
+    """
+
+    def __init__(self, network: ResNetFPN, dtype: torch.dtype = torch.float32) -> None:
+        def folded(conv: nn.Module, norm: nn.Module | None = None) -> FoldedConv:
+            assert isinstance(conv, nn.Conv2d)
+            assert norm is None or isinstance(norm, nn.BatchNorm2d)
+            return FoldedConv(conv, norm, dtype)
+
+        self.dtype = dtype
+        self.stem = folded(network.conv1, network.bn1)
+        self.layers = [
+            [FastBasicBlock(block, dtype) for block in layer if isinstance(block, BasicBlock)]
+            for layer in (network.layer1, network.layer2, network.layer3)
+        ]
+        self.coarse = folded(network.layer3_outconv)
+        self.quarter = folded(network.layer2_outconv)
+        self.middle = folded(network.layer2_outconv2[0], network.layer2_outconv2[1])
+        self.middle_out = folded(network.layer2_outconv2[3])
+        self.half = folded(network.layer1_outconv)
+        self.fine = folded(network.layer1_outconv2[0], network.layer1_outconv2[1])
+        self.fine_out = folded(network.layer1_outconv2[3])
+
+    def pyramid(self, gray: Tensor) -> Pyramid:
+        """Of grey (B, 1, H, W) in [0, 1], H and W multiples of 8."""
+        x = self.stem(gray.to(self.dtype)).relu_()
+        at_sizes = []
+        for layer in self.layers:
+            for block in layer:
+                x = block(x)
+            at_sizes.append(x)
+        half, quarter, eighth = at_sizes
+        coarse = self.coarse(eighth)
+        middle = F.leaky_relu_(self.middle(self.quarter(quarter).add_(doubled(coarse))), 0.01)
+        return Pyramid(coarse, self.middle_out(middle), half)
+
+    def fine_squares(self, middle: Tensor, half: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
+        """(K, C, side, side): squares of one image's fine map, which is zero outside of the image.
+
+        middle (1, C4, H / 4, W / 4), half (1, C2, H / 2, W / 2); top, left: (K,) int64, of each square's first
+        cell of the fine map; they may lie outside.
+        """
+        height, width = half.shape[2:]
+        rows = top[:, None] + torch.arange(-2, side + 2, device=top.device)  # with what two 3 x 3 kernels reach
+        columns = left[:, None] + torch.arange(-2, side + 2, device=top.device)
+        inside_y, inside_x = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
+        inside = (inside_y[:, :, None] & inside_x[:, None, :]).unsqueeze(1).to(self.dtype)
+        squares = take_squares(half, rows.clamp(0, height - 1), columns.clamp(0, width - 1))
+        x = self.half(squares).add_(doubled_squares(middle, rows, columns)).mul_(inside)
+        x = F.leaky_relu_(self.fine.unpadded(x), 0.01).mul_(inside[..., 1:-1, 1:-1])
+        return self.fine_out.unpadded(x).mul_(inside[..., 2:-2, 2:-2])
+
+
+class FastBasicBlock:
+    def __init__(self, block: BasicBlock, dtype: torch.dtype) -> None:
+        self.conv1 = FoldedConv(block.conv1, block.bn1, dtype)
+        self.conv2 = FoldedConv(block.conv2, block.bn2, dtype)
+        self.downsample: FoldedConv | None = None
+        if isinstance(block.downsample, nn.Sequential):
+            conv, norm = block.downsample
+            assert isinstance(conv, nn.Conv2d)
+            assert isinstance(norm, nn.BatchNorm2d)
+            self.downsample = FoldedConv(conv, norm, dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        y = self.conv2(self.conv1(x).relu_())
+        return y.add_(x if self.downsample is None else self.downsample(x)).relu_()
+
+
+def take_squares(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(K, C, h, w), channels-last: the cells (rows[k], columns[k]) of x (1, C, H, W); rows (K, h), columns (K, w)."""
+    flat = x[0].permute(1, 2, 0).reshape(-1, x.shape[1])
+    index = rows[:, :, None] * x.shape[3] + columns[:, None, :]
+    return flat[index.flatten()].unflatten(0, index.shape).permute(0, 3, 1, 2)
+
+
+def doubled_squares(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(K, C, h, w), channels-last: the cells (rows[k], columns[k]) of `doubled(x)`, x (1, C, H, W).
+
+    rows (K, h) and columns (K, w) are consecutive. Cells outside of the doubled map get any finite value.
+    """
+    from_rows, weight_y = _between(rows, x.shape[2])
+    from_columns, weight_x = _between(columns, x.shape[3])
+    squares = take_squares(x, from_rows, from_columns).permute(0, 2, 3, 1)  # (K, m, m, C)
+    count, m, n, channels = squares.shape
+    squares = (weight_y.to(x.dtype) @ squares.reshape(count, m, n * channels)).view(count, -1, n, channels)
+    return (weight_x.to(x.dtype).unsqueeze(1) @ squares).permute(0, 3, 1, 2)
+
+
+def _between(places: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Where cells `places` (K, n) of a doubled axis lie on the axis of `size` cells.
+
+    Returns the cells they lie between, (K, m) int64, and the weight of each, (K, n, m): its distance in cells,
+    taken from 1.
+    """
+    scale = torch.tensor((size - 1) / (2 * size - 1), dtype=torch.float32, device=places.device)
+    position = places.clamp(0, 2 * size - 1) * scale
+    around = position[:, :1].floor() + torch.arange(places.shape[1] // 2 + 2, device=places.device)  # (K, m)
+    weight = (1 - (position[:, :, None] - around[:, None, :]).abs()).clamp(min=0)
+    return around.long().clamp(max=size - 1), weight
