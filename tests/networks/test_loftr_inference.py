@@ -6,8 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tiepoint.networks.loftr import LoftrConfig, LoftrNetwork, gather_windows  # noqa: E402
-from tiepoint.networks.loftr_inference import LoftrInference, fine_windows  # noqa: E402
+from tiepoint.networks.loftr import gather_windows  # noqa: E402
+from tiepoint.networks.loftr_inference import fine_windows  # noqa: E402
 from tiepoint.networks.resnet_fpn import FastResNetFPN, ResNetFPN, doubled, doubled_squares  # noqa: E402
 
 

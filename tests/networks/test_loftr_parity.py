@@ -67,7 +67,10 @@ def test_every_stage_equals_the_reference(name):
     inputs = fill.make_inputs(case["inputs"])
     network = built(case)
     gray0, gray1 = as_gray(inputs["image0"]), as_gray(inputs["image1"])
-    size0, size1 = case["config"].get("valid0", gray0.shape[2:]), case["config"].get("valid1", gray1.shape[2:])
+    size0, size1 = (
+        case["config"].get("valid0", gray0.shape[2:]),
+        case["config"].get("valid1", gray1.shape[2:]),
+    )
     valid0 = valid1 = None
     if "valid0" in case["config"]:
         valid0, valid1 = valid_cells(size0, gray0.shape[2:]), valid_cells(size1, gray1.shape[2:])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tiepoint.networks.products import linear
+from tiepoint.networks.linear import Linear
 
 EPSILON = 1e-6
 
@@ -55,12 +55,12 @@ class LinearTransformerLayer(nn.Module):
         if dim % num_heads != 0:
             raise ValueError(f"dim: expected a multiple of {num_heads} heads, got {dim}")
         self.num_heads = num_heads
-        self.q_proj = nn.Linear(dim, dim, bias=False)
-        self.k_proj = nn.Linear(dim, dim, bias=False)
-        self.v_proj = nn.Linear(dim, dim, bias=False)
-        self.merge = nn.Linear(dim, dim, bias=False)
+        self.q_proj = Linear(dim, dim, bias=False)
+        self.k_proj = Linear(dim, dim, bias=False)
+        self.v_proj = Linear(dim, dim, bias=False)
+        self.merge = Linear(dim, dim, bias=False)
         self.mlp = nn.Sequential(
-            nn.Linear(2 * dim, 2 * dim, bias=False), nn.ReLU(), nn.Linear(2 * dim, dim, bias=False)
+            Linear(2 * dim, 2 * dim, bias=False), nn.ReLU(inplace=True), Linear(2 * dim, dim, bias=False)
         )
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
@@ -68,16 +68,20 @@ class LinearTransformerLayer(nn.Module):
     def forward(
         self, x: Tensor, source: Tensor, valid: Tensor | None = None, source_valid: Tensor | None = None
     ) -> Tensor:
-        heads = (self.num_heads, x.shape[-1] // self.num_heads)
         query = x.to(self.merge.weight.dtype)  # a layer in half precision leaves x itself in single
         source = source.to(query.dtype)
-        q = linear(query, self.q_proj.weight).unflatten(-1, heads)  # (B, N, heads, C / heads)
-        k = linear(source, self.k_proj.weight).unflatten(-1, heads)
-        v = linear(source, self.v_proj.weight).unflatten(-1, heads)
-        message = linear(linear_attention(q, k, v, valid, source_valid).flatten(-2), self.merge.weight)
-        message = torch.cat([query, self.norm1(message)], dim=-1)
-        message = linear(F.relu_(linear(message, self.mlp[0].weight)), self.mlp[2].weight)
-        return x + self.norm2(message)
+        q, k, v = (
+            self._heads(self.q_proj(query)),
+            self._heads(self.k_proj(source)),
+            self._heads(self.v_proj(source)),
+        )
+        message: Tensor = self.merge(linear_attention(q, k, v, valid, source_valid).flatten(-2))
+        message = self.mlp(torch.cat([query, self.norm1(message)], dim=-1))
+        message = self.norm2(message)
+        return x + message
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], self.num_heads, -1)  # (B, N, C) to (B, N, heads, C / heads)
 
 
 def linear_attention(

@@ -9,7 +9,8 @@ image, (B, H / 8, W / 8) bool. Points are in the network's own frame: cell (colu
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -41,6 +42,7 @@ class LoftrConfig:
     border_cells: matches that touch the outermost cells of either image, so many deep, are dropped.
     frame: where the network's point (0, 0) lies: at the image's "corner", half a pixel left of and above the first
         pixel's centre (checkpoints trained on COLMAP's intrinsics), or at that pixel's centre ("index").
+    max_size_px: long side of the images that the weights know best.
     """
 
     widths: tuple[int, int, int] = (128, 196, 256)
@@ -54,7 +56,55 @@ class LoftrConfig:
     prefilter: bool = False
     threshold: float = 0.2
     border_cells: int = 2
-    frame: Literal["corner", "index"] = "corner"
+    frame: Literal["corner", "index"] = "index"
+    max_size_px: int = 640
+
+    def __post_init__(self) -> None:
+        for name, dim in (("widths[0]", self.widths[0]), ("widths[2]", self.widths[2])):
+            if dim % self.num_heads != 0 or dim % 4 != 0:
+                raise ValueError(f"{name}: expected a multiple of 4 and of {self.num_heads} heads, got {dim}")
+
+
+SMALL = LoftrConfig(widths=(48, 64, 96))  # an eighth of the operations, for CPUs
+
+# Which settings the published weights need, by their names in the weights catalogue. Those that know MegaDepth's
+# photographs speak of COLMAP's corner frame; ScanNet's say nothing of theirs, and are taken for the same. The
+# indoor figures were published with next to no border dropped.
+_OUTDOOR = LoftrConfig(position_code="old", frame="corner", max_size_px=840)
+_INDOOR = LoftrConfig(position_code="old", frame="corner", border_cells=0)
+CONFIGS: dict[str, LoftrConfig] = {
+    "loftr-outdoor-ds": _OUTDOOR,
+    "loftr-outdoor-ot": replace(_OUTDOOR, matching="optimal_transport"),
+    "loftr-indoor-ds-new": replace(_INDOOR, position_code="fixed"),
+    "loftr-indoor-ot": replace(_INDOOR, matching="optimal_transport"),
+    "loftr-kornia-outdoor": _OUTDOOR,
+    "loftr-kornia-indoor": _INDOOR,
+    "loftr-kornia-indoor-new": replace(_INDOOR, position_code="fixed"),
+    "loftr-small": SMALL,
+}
+
+
+def config_of(state: Mapping[str, Tensor]) -> LoftrConfig:
+    """The settings of weights that this project's training has made, as their tensors tell them.
+
+    Raises ValueError where they are not LoFTR's at all.
+    """
+    try:
+        at2, at4, at8 = (
+            len(state[f"backbone.{name}.weight"]) for name in ("bn1", "layer2.0.bn1", "layer3.0.bn1")
+        )
+    except KeyError as missing:
+        raise ValueError(f"no weights of LoFTR: tensor {missing} is not there") from missing
+    pairs = {
+        part: len({key.split(".")[2] for key in state if key.startswith(f"{part}.layers.")}) // 2
+        for part in ("loftr_coarse", "loftr_fine")
+    }
+    return LoftrConfig(
+        widths=(at2, at4, at8),
+        num_coarse_pairs=pairs["loftr_coarse"],
+        num_fine_pairs=pairs["loftr_fine"],
+        matching="optimal_transport" if "coarse_matching.bin_score" in state else "dual_softmax",
+    )
 
 
 class FineMatches(NamedTuple):
@@ -114,22 +164,21 @@ class LoftrNetwork(nn.Module):
         """P: (B, N, M); by optimal transport (B, N + 1, M + 1), whose last row and column are the dustbins."""
         scores = score_scale(self.config) * tokens0 @ tokens1.transpose(1, 2)
         if valid0 is not None:
-            scores = scores.masked_fill(~_flat(valid0)[:, :, None], -1e9)
+            scores = scores.masked_fill(~valid0.flatten(1)[:, :, None], -1e9)
         if valid1 is not None:
-            scores = scores.masked_fill(~_flat(valid1)[:, None, :], -1e9)
+            scores = scores.masked_fill(~valid1.flatten(1)[:, None, :], -1e9)
         if self.config.matching == "dual_softmax":
             return dual_softmax(scores)
         return optimal_transport(scores, self.coarse_matching.bin_score, self.config.num_sinkhorn_iterations)
 
-    def fine_windows(
-        self, maps: FeatureMaps, tokens: Tensor, batch: Tensor, cells: Tensor
-    ) -> Tensor:
-        """(K, 25, C): the fine features around cell `cells[k]` of image `batch[k]`, with the cell's token mixed in."""
+    def fine_windows(self, maps: FeatureMaps, tokens: Tensor, batch: Tensor, cells: Tensor) -> Tensor:
+        """(K, 25, C): the fine features around cell `cells[k]` of image `batch[k]`, its token mixed in."""
         windows = gather_windows(maps.fine, batch, cells, maps.coarse.shape[3])
-        return self.fine_preprocess(windows, tokens[batch, cells])
+        mixed: Tensor = self.fine_preprocess(windows, tokens[batch, cells])
+        return mixed
 
     def fine_matches(self, windows0: Tensor, windows1: Tensor) -> tuple[Tensor, Tensor, FineMatches]:
-        """Both windows (K, 25, C) after the fine transformer, and where the centre of window 0 lies in window 1."""
+        """Both windows (K, 25, C) after the fine transformer, and where window 0's centre lies in window 1."""
         windows0, windows1 = self.loftr_fine(windows0, windows1)
         return windows0, windows1, expectation(windows0, windows1)
 
@@ -154,7 +203,8 @@ class FineContext(nn.Module):
 
     def forward(self, windows: Tensor, tokens: Tensor) -> Tensor:
         context = self.down_proj(tokens)[:, None, :].expand_as(windows)
-        return self.merge_feat(torch.cat([windows, context], dim=-1))
+        mixed: Tensor = self.merge_feat(torch.cat([windows, context], dim=-1))
+        return mixed
 
 
 def _flat(valid: Tensor | None) -> Tensor | None:
@@ -168,10 +218,10 @@ def score_scale(config: LoftrConfig) -> float:
 
 
 def position_code(channels: int, height: int, width: int, kind: Literal["fixed", "old"]) -> Tensor:
-    """(channels, height, width): sin x w, cos x w, sin y w, cos y w in turn for each frequency w; x, y count from 1.
+    """(channels, height, width): sin x w, cos x w, sin y w, cos y w in turn for each frequency w.
 
-    w falls from 1 to nearly 1e-4 in channels / 4 steps. The old kind is what a slip in the exponent made of it:
-    w = exp(-2 k), which is next to nothing after a few steps.
+    x and y count from 1. w falls from 1 to nearly 1e-4 in channels / 4 steps. The old kind is what a slip in
+    the exponent made of it: w = exp(-2 k), which is next to nothing after a few steps.
     """
     if channels % 4 != 0:
         raise ValueError(f"channels: expected a multiple of 4, got {channels}")

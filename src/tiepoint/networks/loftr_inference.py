@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tiepoint.networks.linear import linear
 from tiepoint.networks.loftr import CELL, FINE, WINDOW, LoftrNetwork, expectation, position_code, score_scale
 from tiepoint.networks.mutual_matching import MutualMatches, match_by_dual_softmax, match_by_optimal_transport
-from tiepoint.networks.products import linear
 from tiepoint.networks.resnet_fpn import FastResNetFPN
 
 STEP = CELL // FINE  # fine cells to a side of a coarse cell
@@ -39,8 +39,8 @@ class EncodedImage(NamedTuple):
 class CellMatches(NamedTuple):
     """Matches in the network's own frame, in which cell (column, row) is the point 8 (column, row).
 
-    points0, points1: (K, 2) float32, pixels; points0 lie on cells. confidence: (K,). sigma: (K,) as in FineMatches.
-    cells0, cells1: (K,) int64.
+    points0, points1: (K, 2) float32, pixels; points0 lie on cells.
+    confidence: (K,). sigma: (K,) as in FineMatches. cells0, cells1: (K,) int64.
     """
 
     points0: Tensor
@@ -68,7 +68,9 @@ class LoftrInference:
         self.context = copy.deepcopy(network.fine_preprocess).to(dtype)
         self.fine = copy.deepcopy(network.loftr_fine).to(dtype)
         self.bin_score = (
-            network.coarse_matching.bin_score.detach().clone() if network.config.matching == "optimal_transport" else None
+            network.coarse_matching.bin_score.detach().clone()
+            if network.config.matching == "optimal_transport"
+            else None
         )
 
     @torch.inference_mode()
@@ -94,7 +96,8 @@ class LoftrInference:
         _, channels, rows, columns = coarse.shape
         code = position_code(channels, rows, columns, self.config.position_code).to(coarse.device)
         tokens = (coarse + code).flatten(2).transpose(1, 2).contiguous()  # (1, h w, C)
-        return self.coarse.layers[0](tokens, tokens)[0]
+        first: Tensor = self.coarse.layers[0](tokens, tokens)
+        return first[0]
 
     @torch.inference_mode()
     def match(self, image0: EncodedImage, image1: EncodedImage) -> CellMatches:
@@ -135,7 +138,9 @@ class LoftrInference:
         """(K, 25, C): the fine window of each cell with its token mixed in."""
         context, merge = self.context.down_proj, self.context.merge_feat
         from_window, from_context = merge.weight.chunk(2, dim=1)
-        mixed = linear(linear(tokens[cells].to(self.dtype), context.weight, context.bias), from_context, merge.bias)
+        mixed = linear(
+            linear(tokens[cells].to(self.dtype), context.weight, context.bias), from_context, merge.bias
+        )
         windows = fine_windows(self.backbone, image, cells)
         return linear(windows, from_window.contiguous()).add_(mixed[:, None, :])
 
@@ -143,14 +148,19 @@ class LoftrInference:
         """(K, 2) offsets in [-1, 1] and (K,) their spread."""
         parts = [
             expectation(*(w.float() for w in self.fine(part0, part1)))
-            for part0, part1 in zip(windows0.split(WINDOWS_AT_ONCE), windows1.split(WINDOWS_AT_ONCE), strict=True)
+            for part0, part1 in zip(
+                torch.split(windows0, WINDOWS_AT_ONCE), torch.split(windows1, WINDOWS_AT_ONCE), strict=True
+            )
         ]
         return torch.cat([part.offset for part in parts]), torch.cat([part.sigma for part in parts])
 
 
 def corners(cells: Tensor, num_columns: int) -> Tensor:
     """(K, 2) float32: the point of each cell in the network's frame."""
-    return CELL * torch.stack([cells % num_columns, torch.div(cells, num_columns, rounding_mode="floor")], 1).float()
+    return (
+        CELL
+        * torch.stack([cells % num_columns, torch.div(cells, num_columns, rounding_mode="floor")], 1).float()
+    )
 
 
 def fine_windows(backbone: FastResNetFPN, image: EncodedImage, cells: Tensor) -> Tensor:
@@ -161,11 +171,13 @@ def fine_windows(backbone: FastResNetFPN, image: EncodedImage, cells: Tensor) ->
     """
     columns = image.grid[1]
     y, x = torch.div(cells, columns, rounding_mode="floor"), cells % columns
-    covers = [torch.stack([y // n, x // n]).unique(dim=1, return_inverse=True) for n in SQUARES]
+    covers = [torch.unique(torch.stack([y // n, x // n]), dim=1, return_inverse=True) for n in SQUARES]
     best = min(range(len(SQUARES)), key=lambda i: covers[i][0].shape[1] * square_cost(backbone, SQUARES[i]))
     n, (squares, owner) = SQUARES[best], covers[best]
     side = STEP * n + WINDOW - STEP
-    windows = torch.empty(len(cells), WINDOW**2, backbone.fine_out.weight.shape[0], dtype=backbone.dtype, device=cells.device)
+    windows = torch.empty(
+        len(cells), WINDOW**2, backbone.fine_out.weight.shape[0], dtype=backbone.dtype, device=cells.device
+    )
     around = torch.arange(WINDOW, device=cells.device)
     at_once = max(1, SQUARE_CELLS_AT_ONCE // (side + 4) ** 2)
     for first in range(0, squares.shape[1], at_once):
@@ -174,7 +186,9 @@ def fine_windows(backbone: FastResNetFPN, image: EncodedImage, cells: Tensor) ->
         here = torch.nonzero((owner >= first) & (owner < first + len(top))).squeeze(1)
         rows = (STEP * (y[here] % n))[:, None] + around
         places = (STEP * (x[here] % n))[:, None] + around
-        windows[here] = made[owner[here, None, None] - first, rows[:, :, None], places[:, None, :]].flatten(1, 2)
+        windows[here] = made[owner[here, None, None] - first, rows[:, :, None], places[:, None, :]].flatten(
+            1, 2
+        )
     return windows
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tiepoint.networks.products import linear
+from tiepoint.networks.linear import linear
 
 
 class MutualMatches(NamedTuple):
@@ -134,7 +134,7 @@ def _mutual_maxima(
         return MutualMatches(empty, empty, r.new_zeros(0))
     values, indices = [], []
     column_best = torch.full_like(c, -math.inf)
-    for scores, rows in zip(_score_blocks(features0, features1, block), r.split(block), strict=True):
+    for scores, rows in zip(_score_blocks(features0, features1, block), torch.split(r, block), strict=True):
         log_p = scores.add_(c).add_(rows[:, None])
         best = log_p.max(dim=1)
         values.append(best.values)
@@ -149,7 +149,7 @@ def _mutual_maxima(
 def _maxima(features0: Tensor, features1: Tensor, r: Tensor, c: Tensor, block: int) -> tuple[Tensor, Tensor]:
     """The largest of features0 features1ᵀ + r + c in each row (N,) and in each column (M,)."""
     row_best, column_best = [], torch.full_like(c, -math.inf)
-    for scores, rows in zip(_score_blocks(features0, features1, block), r.split(block), strict=True):
+    for scores, rows in zip(_score_blocks(features0, features1, block), torch.split(r, block), strict=True):
         log_p = scores.add_(c).add_(rows[:, None])
         row_best.append(log_p.amax(dim=1))
         column_best = torch.maximum(column_best, log_p.amax(dim=0))
@@ -158,7 +158,7 @@ def _maxima(features0: Tensor, features1: Tensor, r: Tensor, c: Tensor, block: i
 
 def _score_blocks(features0: Tensor, features1: Tensor, block: int) -> Iterator[Tensor]:
     """features0 features1ᵀ, (at most `block`, M) at a time, in float32."""
-    for part in features0.split(block):
+    for part in torch.split(features0, block):
         yield linear(part, features1)
 
 

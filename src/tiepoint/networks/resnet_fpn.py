@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from tiepoint.networks.folding import FoldedConv
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class FeatureMaps(NamedTuple):
@@ -67,7 +67,8 @@ class BasicBlock(nn.Module):
         self.downsample: nn.Module | None = None
         if stride != 1:
             self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False),
+                nn.BatchNorm2d(out_channels),
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,24 +116,19 @@ class FastResNetFPN:
     """
 
     def __init__(self, network: ResNetFPN, dtype: torch.dtype = torch.float32) -> None:
-        def folded(conv: nn.Module, norm: nn.Module | None = None) -> FoldedConv:
-            assert isinstance(conv, nn.Conv2d)
-            assert norm is None or isinstance(norm, nn.BatchNorm2d)
-            return FoldedConv(conv, norm, dtype)
-
         self.dtype = dtype
-        self.stem = folded(network.conv1, network.bn1)
+        self.stem = folded(dtype, network.conv1, network.bn1)
         self.layers = [
             [FastBasicBlock(block, dtype) for block in layer if isinstance(block, BasicBlock)]
             for layer in (network.layer1, network.layer2, network.layer3)
         ]
-        self.coarse = folded(network.layer3_outconv)
-        self.quarter = folded(network.layer2_outconv)
-        self.middle = folded(network.layer2_outconv2[0], network.layer2_outconv2[1])
-        self.middle_out = folded(network.layer2_outconv2[3])
-        self.half = folded(network.layer1_outconv)
-        self.fine = folded(network.layer1_outconv2[0], network.layer1_outconv2[1])
-        self.fine_out = folded(network.layer1_outconv2[3])
+        self.coarse = folded(dtype, network.layer3_outconv)
+        self.quarter = folded(dtype, network.layer2_outconv)
+        self.middle = folded(dtype, network.layer2_outconv2[0], network.layer2_outconv2[1])
+        self.middle_out = folded(dtype, network.layer2_outconv2[3])
+        self.half = folded(dtype, network.layer1_outconv)
+        self.fine = folded(dtype, network.layer1_outconv2[0], network.layer1_outconv2[1])
+        self.fine_out = folded(dtype, network.layer1_outconv2[3])
 
     def pyramid(self, gray: Tensor) -> Pyramid:
         """Of grey (B, 1, H, W) in [0, 1], H and W multiples of 8."""
@@ -154,37 +150,54 @@ class FastResNetFPN:
         cell of the fine map; they may lie outside.
         """
         height, width = half.shape[2:]
-        rows = top[:, None] + torch.arange(-2, side + 2, device=top.device)  # with what two 3 x 3 kernels reach
+        rows = top[:, None] + torch.arange(
+            -2, side + 2, device=top.device
+        )  # with what two 3 x 3 kernels reach
         columns = left[:, None] + torch.arange(-2, side + 2, device=top.device)
         inside_y, inside_x = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
         inside = (inside_y[:, :, None] & inside_x[:, None, :]).unsqueeze(1).to(self.dtype)
         squares = take_squares(half, rows.clamp(0, height - 1), columns.clamp(0, width - 1))
         x = self.half(squares).add_(doubled_squares(middle, rows, columns)).mul_(inside)
-        x = F.leaky_relu_(self.fine.unpadded(x), 0.01).mul_(inside[..., 1:-1, 1:-1])
-        return self.fine_out.unpadded(x).mul_(inside[..., 2:-2, 2:-2])
+        x = F.leaky_relu_(unpadded(self.fine, x), 0.01).mul_(inside[..., 1:-1, 1:-1])
+        return unpadded(self.fine_out, x).mul_(inside[..., 2:-2, 2:-2])
 
 
 class FastBasicBlock:
     def __init__(self, block: BasicBlock, dtype: torch.dtype) -> None:
-        self.conv1 = FoldedConv(block.conv1, block.bn1, dtype)
-        self.conv2 = FoldedConv(block.conv2, block.bn2, dtype)
-        self.downsample: FoldedConv | None = None
-        if isinstance(block.downsample, nn.Sequential):
-            conv, norm = block.downsample
-            assert isinstance(conv, nn.Conv2d)
-            assert isinstance(norm, nn.BatchNorm2d)
-            self.downsample = FoldedConv(conv, norm, dtype)
+        self.conv1 = folded(dtype, block.conv1, block.bn1)
+        self.conv2 = folded(dtype, block.conv2, block.bn2)
+        self.downsample = (
+            folded(dtype, *block.downsample) if isinstance(block.downsample, nn.Sequential) else None
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
-        y = self.conv2(self.conv1(x).relu_())
-        return y.add_(x if self.downsample is None else self.downsample(x)).relu_()
+        y: Tensor = self.conv2(F.relu_(self.conv1(x)))
+        return F.relu_(y.add_(x if self.downsample is None else self.downsample(x)))
+
+
+def folded(dtype: torch.dtype, conv: nn.Module, norm: nn.Module | None = None) -> nn.Conv2d:
+    """A convolution and the normalisation after it as one of number type `dtype`, its weight channels-last."""
+    assert isinstance(conv, nn.Conv2d)
+    assert norm is None or isinstance(norm, nn.BatchNorm2d)
+    fused = copy.deepcopy(conv) if norm is None else fuse_conv_bn_eval(conv, norm)
+    fused = fused.to(dtype).requires_grad_(False)
+    fused.weight.data = fused.weight.data.contiguous(memory_format=torch.channels_last)
+    return fused
+
+
+def unpadded(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """`conv` where it needs nothing from outside of `x`."""
+    return F.conv2d(x, conv.weight, conv.bias)
 
 
 def take_squares(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(K, C, h, w), channels-last: the cells (rows[k], columns[k]) of x (1, C, H, W); rows (K, h), columns (K, w)."""
+    """(K, C, h, w), channels-last: the cells (rows[k], columns[k]) of x (1, C, H, W).
+
+    rows (K, h), columns (K, w), all of them within the map.
+    """
     flat = x[0].permute(1, 2, 0).reshape(-1, x.shape[1])
     index = rows[:, :, None] * x.shape[3] + columns[:, None, :]
-    return flat[index.flatten()].unflatten(0, index.shape).permute(0, 3, 1, 2)
+    return flat[index.flatten()].view(*index.shape, -1).permute(0, 3, 1, 2)
 
 
 def doubled_squares(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
