@@ -63,7 +63,8 @@ def photo():
 def test_an_image_matches_itself_where_it_is(state, photo):
     matches = Loftr(network(state, frame="index"))(Image(photo), Image(photo))
     assert len(matches) > 20
-    assert np.median(np.abs(matches.points0 - matches.points1)) < 1.0
+    # Random weights find the cell, and leave the place within it to chance.
+    assert (np.abs(matches.points0 - matches.points1) <= 4).mean() > 0.9
     assert (matches.points0 % 8 == 0).all()
     assert matches.size0 == matches.size1 == (160, 120)
     assert matches.method == "loftr"
@@ -94,7 +95,7 @@ def test_any_size_has_an_answer_within_the_images(small, size0, size1):
     assert ((matches.scores >= 0) & (matches.scores <= 1)).all()
 
 
-def test_a_blank_image_matches_nothing(small, photo):
+def test_a_blank_image_matches_nothing(photo):
     matcher = Loftr(LoftrNetwork(replace(SMALL, threshold=0.2)).eval())
     blank = Image(np.full((96, 128), 90, np.uint8))
     assert len(matcher(blank, Image(photo))) == 0

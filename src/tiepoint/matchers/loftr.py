@@ -17,7 +17,7 @@ from tiepoint.matchers.base import Matcher, MatcherOptions
 from tiepoint.networks.loftr import CELL, CONFIGS, LoftrConfig, LoftrNetwork, config_of
 from tiepoint.networks.loftr_inference import EncodedImage, LoftrInference
 from tiepoint.weights.catalogue import WEIGHTS
-from tiepoint.weights.store import default_weights, load_strictly, load_weights
+from tiepoint.weights.store import WeightsError, default_weights, load_strictly, load_weights
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -136,7 +136,10 @@ def build_loftr(options: MatcherOptions) -> Loftr:
     """
     source = options.weights if options.weights is not None else default_weights("loftr")
     state = {name.removeprefix("matcher."): tensor for name, tensor in load_weights(source).items()}
-    config = settings_of(source, state)
+    try:
+        config = settings_of(source, state)
+    except ValueError as error:
+        raise WeightsError(f"{source}: {error}") from error
     network = LoftrNetwork(config)
     load_strictly(network, state, source)
     return Loftr(

@@ -18,6 +18,7 @@ from tiepoint.networks.mutual_matching import MutualMatches, match_by_dual_softm
 from tiepoint.networks.resnet_fpn import FastResNetFPN
 
 STEP = CELL // FINE  # fine cells to a side of a coarse cell
+MIN_CELLS = 5
 WINDOWS_AT_ONCE = 1024
 SQUARE_CELLS_AT_ONCE = 1 << 16  # cells of the fine map computed together: some 60 MB for each step in float32
 
@@ -101,11 +102,17 @@ class LoftrInference:
 
     @torch.inference_mode()
     def match(self, image0: EncodedImage, image1: EncodedImage) -> CellMatches:
-        """The matches between two encoded images, in the order of image 0's cells."""
-        tokens0, tokens1 = self.coarse.after_first(image0.tokens[None], image1.tokens[None])
-        tokens0, tokens1 = tokens0[0], tokens1[0]
+        """The matches between two encoded images, in the order of image 0's cells.
+
+        An image of fewer than 5 cells to a side matches nothing: among so few, being the best is no evidence.
+        """
+        if min(*image0.grid, *image1.grid) < MIN_CELLS:
+            return _no_matches(image0.tokens.device)
+        tokens0, tokens1 = (t[0] for t in self.coarse.after_first(image0.tokens[None], image1.tokens[None]))
         found = self._coarse_matches(tokens0, tokens1)
         kept = self._off_border(found.rows, image0.grid) & self._off_border(found.columns, image1.grid)
+        if not kept.any():
+            return _no_matches(kept.device)
         cells0, cells1 = found.rows[kept], found.columns[kept]
         windows0, windows1 = self._windows(image0, tokens0, cells0), self._windows(image1, tokens1, cells1)
         offset, sigma = self._refined(windows0, windows1)
@@ -153,6 +160,12 @@ class LoftrInference:
             )
         ]
         return torch.cat([part.offset for part in parts]), torch.cat([part.sigma for part in parts])
+
+
+def _no_matches(device: torch.device) -> CellMatches:
+    points, values = torch.zeros(0, 2, device=device), torch.zeros(0, device=device)
+    cells = torch.zeros(0, dtype=torch.int64, device=device)
+    return CellMatches(points, points, values, values, cells, cells)
 
 
 def corners(cells: Tensor, num_columns: int) -> Tensor:
