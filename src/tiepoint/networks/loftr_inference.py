@@ -55,19 +55,18 @@ class CellMatches(NamedTuple):
 class LoftrInference:
     """Encodes images and matches pairs of them with the weights a `LoftrNetwork` has now.
 
-    dtype: of the backbone and of the products in the transformers; the features between their layers, and the
-        scores, are float32.
+    dtype: of the backbone's maps and of the products in the coarse transformer. What its layers hand on, the scores
+        and the refinement are float32, as is the little of the backbone that says so.
     block: rows of the confidence matrix held at a time.
     """
 
     def __init__(self, network: LoftrNetwork, dtype: torch.dtype = torch.float32, block: int = 256) -> None:
         self.config = network.config
-        self.dtype = dtype
         self.block = block
         self.backbone = FastResNetFPN(network.backbone, dtype)
         self.coarse = copy.deepcopy(network.loftr_coarse).to(dtype)
-        self.context = copy.deepcopy(network.fine_preprocess).to(dtype)
-        self.fine = copy.deepcopy(network.loftr_fine).to(dtype)
+        self.context = copy.deepcopy(network.fine_preprocess)
+        self.fine = copy.deepcopy(network.loftr_fine)
         self.bin_score = (
             network.coarse_matching.bin_score.detach().clone()
             if network.config.matching == "optimal_transport"
@@ -145,16 +144,14 @@ class LoftrInference:
         """(K, 25, C): the fine window of each cell with its token mixed in."""
         context, merge = self.context.down_proj, self.context.merge_feat
         from_window, from_context = merge.weight.chunk(2, dim=1)
-        mixed = linear(
-            linear(tokens[cells].to(self.dtype), context.weight, context.bias), from_context, merge.bias
-        )
+        mixed = linear(linear(tokens[cells], context.weight, context.bias), from_context, merge.bias)
         windows = fine_windows(self.backbone, image, cells)
         return linear(windows, from_window.contiguous()).add_(mixed[:, None, :])
 
     def _refined(self, windows0: Tensor, windows1: Tensor) -> tuple[Tensor, Tensor]:
         """(K, 2) offsets in [-1, 1] and (K,) their spread."""
         parts = [
-            expectation(*(w.float() for w in self.fine(part0, part1)))
+            expectation(*self.fine(part0, part1))
             for part0, part1 in zip(
                 torch.split(windows0, WINDOWS_AT_ONCE), torch.split(windows1, WINDOWS_AT_ONCE), strict=True
             )
@@ -189,7 +186,7 @@ def fine_windows(backbone: FastResNetFPN, image: EncodedImage, cells: Tensor) ->
     n, (squares, owner) = SQUARES[best], covers[best]
     side = STEP * n + WINDOW - STEP
     windows = torch.empty(
-        len(cells), WINDOW**2, backbone.fine_out.weight.shape[0], dtype=backbone.dtype, device=cells.device
+        len(cells), WINDOW**2, backbone.fine_out.weight.shape[0], device=cells.device
     )
     around = torch.arange(WINDOW, device=cells.device)
     at_once = max(1, SQUARE_CELLS_AT_ONCE // (side + 4) ** 2)
