@@ -32,7 +32,9 @@ MEMORY_CASES = ("start", "streamed", "one-matrix", "kornia")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["speed", "memory", *(f"memory-{case}" for case in MEMORY_CASES)])
     parser.add_argument("--size", default="640x480")
     parser.add_argument("--threads", type=int, default=2)
@@ -66,8 +68,10 @@ def speed(options: argparse.Namespace) -> None:
             way()
             times[name].append(time.perf_counter() - start)
     peak = ceiling(torch.float32), ceiling(torch.bfloat16)
-    print(f"{options.size}, {options.threads} threads, torch {torch.__version__}, threshold {options.threshold}")
-    print(f"ceiling: {peak[0] / 1e9:.0f} GFLOP/s in fp32, {peak[1] / 1e9:.0f} in bf16 (3 x 3 convolution, 256 channels)")
+    print(
+        f"{options.size}, {options.threads} threads, torch {torch.__version__}, threshold {options.threshold}"
+    )
+    print(f"ceiling: {peak[0] / 1e9:.0f} GFLOP/s in fp32, {peak[1] / 1e9:.0f} in bf16 (3 x 3 convolution)")
     reference = statistics.median(times["kornia fp32"])
     for name, taken in times.items():
         median = statistics.median(taken)
@@ -79,7 +83,9 @@ def speed(options: argparse.Namespace) -> None:
         print(f"stages, {name}:")
         for stage, seconds, flops in stages(inference, pictures, options.repeats):
             floor = flops / limit
-            print(f"  {stage:28s} {1e3 * seconds:7.0f} ms  {flops / 1e9:6.1f} GFLOP  {seconds / floor:5.2f} x floor")
+            print(
+                f"  {stage:28s} {1e3 * seconds:7.0f} ms  {flops / 1e9:6.1f} GFLOP  {seconds / floor:5.2f} x floor"
+            )
 
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -100,7 +106,7 @@ def agreement(wanted: tuple[Any, ...], found: tuple[Any, ...]) -> str:
     same = [
         float((point - nearest[p[:2]][1]).abs().max())
         for p, point in cells[1].items()
-        if p[:2] in nearest and float((point - nearest[p[:2]][1]).abs().max()) < 8
+        if p[:2] in nearest and float((point - nearest[p[:2]][1]).abs().max()) < 4
     ]
     gaps = np.array(same or [np.inf])
     return (
@@ -116,16 +122,22 @@ def stages(
     encoded = [inference.encode(picture)[0] for picture in pictures]
     tokens = [t[0] for t in inference.coarse.after_first(*(image.tokens[None] for image in encoded))]
     found = inference._coarse_matches(*tokens)
-    kept = inference._off_border(found.rows, encoded[0].grid) & inference._off_border(found.columns, encoded[1].grid)
+    kept = inference._off_border(found.rows, encoded[0].grid) & inference._off_border(
+        found.columns, encoded[1].grid
+    )
     cells = [found.rows[kept], found.columns[kept]]
     windows = [inference._windows(*parts) for parts in zip(encoded, tokens, cells, strict=True)]
     counted = FlopCounter()
     works: dict[str, Callable[[], Any]] = {
         "backbone, both images": lambda: [inference.backbone.pyramid(picture) for picture in pictures],
         "first self-attention": lambda: [inference.coarse.layers[0](t[None], t[None]) for t in tokens],
-        "coarse transformer": lambda: inference.coarse.after_first(*(image.tokens[None] for image in encoded)),
+        "coarse transformer": lambda: inference.coarse.after_first(
+            *(image.tokens[None] for image in encoded)
+        ),
         "coarse matching": lambda: inference._coarse_matches(*tokens),
-        "fine windows": lambda: [fine_windows(inference.backbone, *parts) for parts in zip(encoded, cells, strict=True)],
+        "fine windows": lambda: [
+            fine_windows(inference.backbone, *parts) for parts in zip(encoded, cells, strict=True)
+        ],
         "fine transformer": lambda: inference._refined(*windows),
     }
     return [(name, median_time(work, repeats), counted(work)) for name, work in works.items()]
@@ -164,7 +176,7 @@ def ceiling(dtype: torch.dtype) -> float:
 
 
 def memory(options: argparse.Namespace) -> None:
-    """Peak resident memory, each way in a fresh process; the start is the process with its weights and pictures."""
+    """Peak resident memory, each way in a process of its own; the start is one with weights and pictures alone."""
     peaks = {}
     for case in MEMORY_CASES:
         command = [sys.executable, __file__, f"memory-{case}", "--size", options.size]

@@ -55,8 +55,8 @@ class CellMatches(NamedTuple):
 class LoftrInference:
     """Encodes images and matches pairs of them with the weights a `LoftrNetwork` has now.
 
-    dtype: of the backbone's maps and of the products in the coarse transformer. What its layers hand on, the scores
-        and the refinement are float32, as is the little of the backbone that says so.
+    dtype: of the backbone's maps and of the products in the coarse transformer. What its layers hand on, the
+        scores and the refinement are float32, as is the little of the backbone that says so.
     block: rows of the confidence matrix held at a time.
     """
 
@@ -185,9 +185,7 @@ def fine_windows(backbone: FastResNetFPN, image: EncodedImage, cells: Tensor) ->
     best = min(range(len(SQUARES)), key=lambda i: covers[i][0].shape[1] * square_cost(backbone, SQUARES[i]))
     n, (squares, owner) = SQUARES[best], covers[best]
     side = STEP * n + WINDOW - STEP
-    windows = torch.empty(
-        len(cells), WINDOW**2, backbone.fine_out.weight.shape[0], device=cells.device
-    )
+    windows = torch.empty(len(cells), WINDOW**2, backbone.fine_out.weight.shape[0], device=cells.device)
     around = torch.arange(WINDOW, device=cells.device)
     at_once = max(1, SQUARE_CELLS_AT_ONCE // (side + 4) ** 2)
     for first in range(0, squares.shape[1], at_once):
