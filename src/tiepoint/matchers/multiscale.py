@@ -295,7 +295,8 @@ def renamed(matches: Matches, method: str) -> Matches:
 
 def _full_size(points: NDArray[np.float32], seen: View[Encoding]) -> NDArray[np.float32]:
     corner = np.array([seen.box.left, seen.box.top])
-    return (seen.resize_map.to_original(points) + corner).astype(np.float32)
+    moved: NDArray[np.float32] = (seen.resize_map.to_original(points) + corner).astype(np.float32)
+    return moved
 
 
 def _check_positive(*values: float | None) -> None:
