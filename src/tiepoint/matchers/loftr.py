@@ -14,12 +14,11 @@ from torch import Tensor
 from tiepoint.geometry import Matches
 from tiepoint.images import Image, ResizeMap, fitted_size, gray_view, resize
 from tiepoint.matchers.base import Matcher, MatcherOptions
+from tiepoint.networks.devices import device_and_dtype
 from tiepoint.networks.loftr import CELL, CONFIGS, LoftrConfig, LoftrNetwork, config_of
 from tiepoint.networks.loftr_inference import EncodedImage, LoftrInference
 from tiepoint.weights.catalogue import WEIGHTS
 from tiepoint.weights.store import WeightsError, default_weights, load_strictly, load_weights
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,7 @@ class Loftr(Matcher[LoftrEncoding]):
         network: LoftrNetwork,
         options: LoftrOptions | None = None,
         *,
-        device: str = "cpu",
+        device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.options = LoftrOptions() if options is None else options
@@ -134,6 +133,7 @@ def build_loftr(options: MatcherOptions) -> Loftr:
 
     Raises WeightsError when the weights cannot be had.
     """
+    device, dtype = device_and_dtype(options.device, options.precision)
     source = options.weights if options.weights is not None else default_weights("loftr")
     state = {name.removeprefix("matcher."): tensor for name, tensor in load_weights(source).items()}
     try:
@@ -148,8 +148,8 @@ def build_loftr(options: MatcherOptions) -> Loftr:
             max_size_px=config.max_size_px if options.max_size_px is None else options.max_size_px,
             max_num_matches=options.max_num_keypoints,
         ),
-        device=options.device,
-        dtype=_DTYPES[options.precision],
+        device=device,
+        dtype=dtype,
     )
 
 

@@ -132,18 +132,20 @@ def _mutual_maxima(
     if len(features0) == 0 or len(features1) == 0:
         empty = r.new_zeros(0, dtype=torch.int64)
         return MutualMatches(empty, empty, r.new_zeros(0))
-    values, indices = [], []
+    rows, columns, values = [], [], []
     column_best = torch.full_like(c, -math.inf)
-    for scores, rows in zip(_score_blocks(features0, features1, block), torch.split(r, block), strict=True):
-        log_p = scores.add_(c).add_(rows[:, None])
-        best = log_p.max(dim=1)
-        values.append(best.values)
-        indices.append(best.indices)
+    for first in range(0, len(features0), block):
+        log_p = linear(features0[first : first + block], features1).add_(c).add_(r[first : first + block, None])
+        row_best = log_p.amax(dim=1)
         column_best = torch.maximum(column_best, log_p.amax(dim=0))
-    value, index = torch.cat(values), torch.cat(indices)
+        passed = torch.nonzero(row_best > _log(threshold)).squeeze(1)
+        rows.append(first + passed)
+        columns.append(log_p[passed].argmax(dim=1))  # slow beside amax, so only where it is asked for
+        values.append(row_best[passed])
+    row, column, value = torch.cat(rows), torch.cat(columns), torch.cat(values)
     # A row's largest entry and its column's are the same number where they are the same entry.
-    kept = torch.nonzero((value > _log(threshold)) & (value == column_best[index])).squeeze(1)
-    return MutualMatches(kept, index[kept], value[kept].exp())
+    kept = torch.nonzero(value == column_best[column]).squeeze(1)
+    return MutualMatches(row[kept], column[kept], value[kept].exp())
 
 
 def _maxima(features0: Tensor, features1: Tensor, r: Tensor, c: Tensor, block: int) -> tuple[Tensor, Tensor]:
