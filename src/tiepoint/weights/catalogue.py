@@ -137,7 +137,71 @@ _SUPERGLUE = (
     ),
 )
 
-_LOFTR: tuple[WeightsEntry, ...] = ()
+_LOFTR_FOLDER = "by hand from drive.google.com/drive/folders/1xu2Pq6mZT5hmFgiYMBT9Zt8h1yO-3SIp"
+_LOFTR_SOURCE = "Sun, Shen, Wang, Bao, Zhou: LoFTR (CVPR 2021)"
+_KORNIA_LOFTR = "https://huggingface.co/kornia/loftr/resolve/main/"
+
+
+def _loftr(name: str, file_name: str, size_bytes: int | None, note: str, *, hosted: bool = False) -> WeightsEntry:
+    """Weights of the published network; `hosted` by kornia, or in the authors' folder."""
+    return WeightsEntry(
+        name=name,
+        method="loftr",
+        file_name=file_name,
+        url=_KORNIA_LOFTR + file_name if hosted else None,
+        size_bytes=size_bytes,
+        sha256=None,
+        licence="Apache-2.0",
+        commercial_use=True,
+        source=f"{_LOFTR_SOURCE}; hosted by kornia" if hosted else f"{_LOFTR_SOURCE}; {_LOFTR_FOLDER}",
+        note=note,
+    )
+
+
+_LOFTR_OUTDOOR = "Trained on MegaDepth: old position code, corner frame, 2 border cells dropped, long side 840. "
+_LOFTR_INDOOR = "Trained on ScanNet, whose terms allow research only: corner frame, no border dropped, 640 x 480. "
+
+_LOFTR: tuple[WeightsEntry, ...] = (
+    _loftr(
+        "loftr-outdoor-ds",
+        "outdoor_ds.ckpt",
+        46_341_978,
+        _LOFTR_OUTDOOR + "Dual softmax. Pose AUC@5/10/20 on MegaDepth 1500: 52.8/69.2/81.2.",
+    ),
+    _loftr(
+        "loftr-outdoor-ot",
+        "outdoor_ot.ckpt",
+        46_342_243,
+        _LOFTR_OUTDOOR + "Optimal transport. Pose AUC@5/10/20 on MegaDepth 1500: 50.3/67.1/79.9.",
+    ),
+    _loftr(
+        "loftr-indoor-ds-new",
+        "indoor_ds_new.ckpt",
+        46_355_053,
+        _LOFTR_INDOOR + "Dual softmax, fixed position code. Pose AUC@5/10/20 on ScanNet 1500: 22.5/41.2/57.8.",
+    ),
+    _loftr(
+        "loftr-indoor-ot",
+        "indoor_ot.ckpt",
+        46_342_243,
+        _LOFTR_INDOOR + "Optimal transport, old position code. Pose AUC@5/10/20 on ScanNet 1500: 21.5/40.4/58.0.",
+    ),
+    _loftr("loftr-kornia-outdoor", "loftr_outdoor.ckpt", None, _LOFTR_OUTDOOR + "Dual softmax.", hosted=True),
+    _loftr(
+        "loftr-kornia-indoor",
+        "loftr_indoor.ckpt",
+        None,
+        _LOFTR_INDOOR + "Dual softmax, old position code.",
+        hosted=True,
+    ),
+    _loftr(
+        "loftr-kornia-indoor-new",
+        "loftr_indoor_ds_new.ckpt",
+        None,
+        _LOFTR_INDOOR + "Dual softmax, fixed position code.",
+        hosted=True,
+    ),
+)
 
 _ROMA: tuple[WeightsEntry, ...] = ()
 
