@@ -8,6 +8,7 @@ keypoints are (K, F, N): F regular fields of N group elements each; turning the 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -20,70 +21,82 @@ _NORM_EPSILON = 1e-6  # added to the norm, as published
 
 
 def sample_features(
-    network: EquivariantBackbone, image: Tensor, points: Tensor, *, published_grid: bool
+    network: EquivariantBackbone, images: Tensor, points: Tensor, *, published_grid: bool
 ) -> Tensor:
-    """The features (K, F, N) of `image` (1, 3, H, W) at `points` (K, 2), float32; coarsest stage first.
+    """Features (B, K, F, N) of `images` (B, 3, H, W) at `points` (B, K, 2), float32, coarsest stage first.
 
     Each stage is read as soon as it is made and then let go, so that no map of all channels ever exists.
     published_grid: read what the published code would find in the map it fuses, at any image size. Otherwise
-        every stage is read where its stride puts it, which needs both sides of the image to be 16 k + 1.
+        every stage is read where its stride puts it, which needs both sides of the images to be 16 k + 1.
     """
-    size = image.shape[3], image.shape[2]
+    width = images.shape[3]
     fused_size: tuple[int, int] | None = None
     read = []
-    for stage, stride in zip(network.stages(image), network.strides, strict=True):
+    for stage, stride in zip(network.stages(images), network.strides, strict=True):
         map_size = stage.shape[3], stage.shape[2]
         fused_size = fused_size or map_size
-        taps = [
-            _fused_taps(points[:, axis], size[0], fused_size[0], fused_size[axis], map_size[axis])
+        columns, rows = (
+            _fused_taps(points[..., axis], width / fused_size[0], fused_size[axis], map_size[axis])
             if published_grid
-            else _strided_taps(points[:, axis], stride, map_size[axis])
+            else _strided_taps(points[..., axis], stride, map_size[axis])
             for axis in (0, 1)
-        ]
-        read.append(_weighted_sum(stage, *taps[0], *taps[1]))
-    return torch.cat(read[::-1], dim=1).unflatten(1, (-1, network.order))
+        )
+        read.append(_weighted_sum(stage, columns, rows))
+    features = torch.cat(read[::-1], dim=2)
+    return features.view(*features.shape[:2], -1, network.order)
 
 
-def _strided_taps(points: Tensor, stride: int, length: int) -> tuple[Tensor, Tensor]:
-    """Indices and weights (K, 2) of the linear interpolation at points / stride, held inside the map."""
-    position = (points / stride).clamp(0, length - 1)
-    return _linear_taps(position, length)
+@dataclass(frozen=True)
+class _Taps:
+    """The pixels along one axis that an interpolation at each point reads: (B, K, T) each."""
+
+    indices: Tensor
+    weights: Tensor
 
 
-def _fused_taps(
-    points: Tensor, width: int, fused_width: int, fused_length: int, length: int
-) -> tuple[Tensor, Tensor]:
-    """Indices and weights (K, 4) of the same interpolation in the fused map that the published code builds.
+def _strided_taps(points: Tensor, stride: int, length: int) -> _Taps:
+    """Linear interpolation at points / stride, held inside the map."""
+    return _linear_taps((points / stride).clamp(0, length - 1), length)
+
+
+def _fused_taps(points: Tensor, ratio: float, fused_length: int, length: int) -> _Taps:
+    """The same in the fused map that the published code builds: four taps for each point.
 
     It resizes every stage to `fused_length`, the finest one's, with corners aligned, and reads that map at
-    points / (width / fused_width), the ratio along x on both axes, with zeros outside.
+    points / ratio (image width / map width, on both axes) with zeros outside.
     """
-    position = points / (width / fused_width)
+    position = points / ratio
     low = position.floor()
-    neighbours = torch.stack([low, low + 1], dim=1)  # (K, 2) pixels of the fused map
-    share = torch.stack([1 - (position - low), position - low], dim=1)
+    neighbours = torch.stack([low, low + 1], dim=-1)  # pixels of the fused map
+    share = torch.stack([1 - (position - low), position - low], dim=-1)
     share = torch.where((neighbours >= 0) & (neighbours <= fused_length - 1), share, 0.0)
     step = (length - 1) / max(fused_length - 1, 1)
-    indices, weights = _linear_taps(neighbours.clamp(0, fused_length - 1) * step, length)  # (K, 2, 2)
-    return indices.flatten(1), (weights * share[..., None]).flatten(1)
+    taps = _linear_taps(neighbours.clamp(0, fused_length - 1) * step, length)  # (B, K, 2, 2)
+    return _Taps(taps.indices.flatten(-2), (taps.weights * share[..., None]).flatten(-2))
 
 
-def _linear_taps(position: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Both neighbours of `position` (...), in [0, length - 1], and their weights, (..., 2)."""
+def _linear_taps(position: Tensor, length: int) -> _Taps:
+    """Both neighbours of each position in [0, length - 1], on a new last axis."""
     low = position.floor().clamp(max=max(length - 2, 0))
     part = position - low
-    indices = torch.stack([low, (low + 1).clamp(max=length - 1)], dim=-1).long()
-    return indices, torch.stack([1 - part, part], dim=-1)
+    indices = torch.stack([low, (low + 1).clamp(max=length - 1)], dim=-1)
+    return _Taps(indices.long(), torch.stack([1 - part, part], dim=-1))
 
 
-def _weighted_sum(stage: Tensor, columns: Tensor, weights_x: Tensor, rows: Tensor, weights_y: Tensor) -> Tensor:
-    """The map (1, C, H, W) summed over taps: (K, C). Columns and rows are (K, T), the weights likewise."""
-    channels, _, width = stage.shape[1:]
-    pixels = stage[0].permute(1, 2, 0).reshape(-1, channels)  # no copy where the map is channels-last
-    indices = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
-    weights = (weights_y[:, :, None] * weights_x[:, None, :]).flatten(1)
-    read = functional.embedding_bag(indices, pixels, per_sample_weights=weights.to(pixels.dtype), mode="sum")
-    return read.float()
+def _weighted_sum(stage: Tensor, columns: _Taps, rows: _Taps) -> Tensor:
+    """The maps (B, C, H, W) summed over the taps: (B, K, C)."""
+    batch, channels, height, width = stage.shape
+    pixels = stage.permute(0, 2, 3, 1).reshape(-1, channels)  # no copy where the maps are channels-last
+    first = torch.arange(batch, device=stage.device)[:, None, None, None] * (height * width)
+    indices = first + rows.indices[..., :, None] * width + columns.indices[..., None, :]
+    weights = rows.weights[..., :, None] * columns.weights[..., None, :]
+    read = functional.embedding_bag(
+        indices.flatten(2).flatten(0, 1),
+        pixels,
+        per_sample_weights=weights.flatten(2).flatten(0, 1).to(pixels.dtype),
+        mode="sum",
+    )
+    return read.view(batch, -1, channels).float()
 
 
 # ---------------------------------------------------------------- pyramid
@@ -132,7 +145,7 @@ def orientation_candidates(histogram: Tensor, ratio: float | None) -> tuple[Tens
 
 
 def align(features: Tensor, keypoints: Tensor, shifts: Tensor) -> Tensor:
-    """Group aligning: descriptors (M, F * N) of unit length, the fields of features[keypoints] moved by -shifts."""
+    """Group aligning: descriptors (M, F * N) of unit length, fields of features[keypoints] moved by -shifts."""
     _, num_fields, order = features.shape
     source = (torch.arange(order, device=features.device) + shifts[:, None]) % order
     aligned = features[keypoints].gather(2, source[:, None].expand(-1, num_fields, -1))
@@ -142,9 +155,10 @@ def align(features: Tensor, keypoints: Tensor, shifts: Tensor) -> Tensor:
 def group_pool(features: Tensor, pooling: Literal["max", "mean", "norm"]) -> Tensor:
     """The baseline without orientation: descriptors (K, F) of unit length, pooled over the group."""
     if pooling == "norm":
-        return _unit(features.norm(dim=2))
+        return _unit(torch.linalg.vector_norm(features, dim=2))
     return _unit(features.amax(dim=2) if pooling == "max" else features.mean(dim=2))
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    return vectors / (vectors.norm(dim=1, keepdim=True) + _NORM_EPSILON)
+    unit: Tensor = vectors / (torch.linalg.vector_norm(vectors, dim=1, keepdim=True) + _NORM_EPSILON)
+    return unit

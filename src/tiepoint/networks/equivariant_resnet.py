@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tiepoint.networks.group_convolution import FieldBatchNorm, GroupConv2d
-from tiepoint.networks.steerable_basis import Parametrisation, SteerableKernels
+from tiepoint.networks.steerable_basis import Field, Parametrisation, SteerableKernels
 
 
 class EquivariantBackbone(nn.Module):
@@ -51,7 +51,7 @@ class ReResNet(EquivariantBackbone):
         kernels = SteerableKernels(order=order, cutoff_slope=3.0, parametrisation=parametrisation)
         stem, first, second, third, fourth = self.num_fields
         self.conv1 = GroupConv2d(kernels, 3, stem, 7, source="trivial", stride=2)
-        self.bn1 = FieldBatchNorm(stem)
+        self.bn1 = FieldBatchNorm(stem, order)
         self.layer1 = _stage(kernels, stem, first, stride=1)
         self.layer2 = _stage(kernels, first, second, stride=2)
         self.layer3 = _stage(kernels, second, third, stride=2)
@@ -77,13 +77,13 @@ class BasicBlock(nn.Module):
     def __init__(self, kernels: SteerableKernels, in_fields: int, fields: int, stride: int) -> None:
         super().__init__()
         self.conv1 = GroupConv2d(kernels, in_fields, fields, 3, stride=stride)
-        self.bn1 = FieldBatchNorm(fields)
+        self.bn1 = FieldBatchNorm(fields, kernels.order)
         self.conv2 = GroupConv2d(kernels, fields, fields, 3)
-        self.bn2 = FieldBatchNorm(fields)
+        self.bn2 = FieldBatchNorm(fields, kernels.order)
         self.downsample: nn.Module | None = None
         if stride != 1 or in_fields != fields:
             shortcut = GroupConv2d(kernels, in_fields, fields, 1, stride=stride)
-            self.downsample = nn.Sequential(shortcut, FieldBatchNorm(fields))
+            self.downsample = nn.Sequential(shortcut, FieldBatchNorm(fields, kernels.order))
 
     def forward(self, x: Tensor) -> Tensor:
         y = functional.relu_(self.bn1(self.conv1(x)))
@@ -144,14 +144,20 @@ class PreActivationBlock(nn.Module):
     """
 
     def __init__(
-        self, kernels: SteerableKernels, in_fields: int, fields: int, stride: int, *, trivial_end: bool = False
+        self,
+        kernels: SteerableKernels,
+        in_fields: int,
+        fields: int,
+        stride: int,
+        *,
+        trivial_end: bool = False,
     ) -> None:
         super().__init__()
-        end = ("trivial", fields * kernels.order) if trivial_end else ("regular", fields)
-        target, out_fields = end
-        self.bn1 = FieldBatchNorm(in_fields)
+        target: Field = "trivial" if trivial_end else "regular"
+        out_fields = fields * kernels.order if trivial_end else fields
+        self.bn1 = FieldBatchNorm(in_fields, kernels.order)
         self.conv1 = GroupConv2d(kernels, in_fields, fields, 5)
-        self.bn2 = FieldBatchNorm(fields)
+        self.bn2 = FieldBatchNorm(fields, kernels.order)
         self.conv2 = GroupConv2d(kernels, fields, out_fields, 5, target=target, stride=stride)
         self.shortcut: nn.Module | None = None
         if stride != 1 or in_fields != fields or trivial_end:
@@ -159,7 +165,6 @@ class PreActivationBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         active = functional.relu_(self.bn1(x))
-        y = functional.relu_(self.bn2(self.conv1(active)))
-        y = self.conv2(y)
+        y: Tensor = self.conv2(functional.relu_(self.bn2(self.conv1(active))))
         y += x if self.shortcut is None else self.shortcut(active)
         return y

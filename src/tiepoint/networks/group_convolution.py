@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tiepoint.networks.steerable_basis import Field, SteerableKernels
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class GroupConv2d(nn.Module):
@@ -55,7 +58,9 @@ class GroupConv2d(nn.Module):
         """The plain kernel, (out channels, in channels, kernel_size, kernel_size): sum of weights times basis."""
         elements, target, source, _ = self.basis.shape
         coefficients = self.weights.view(-1, elements)
-        kernel = coefficients @ self.basis.view(elements, -1)  # (out fields * in fields, target * source * k^2)
+        kernel = coefficients @ self.basis.view(
+            elements, -1
+        )  # (out fields * in fields, target * source * k^2)
         out_fields, in_fields = self.fields
         kernel = kernel.view(out_fields, in_fields, target, source, -1).transpose(1, 2)
         k = self.kernel_size
@@ -65,8 +70,8 @@ class GroupConv2d(nn.Module):
         return functional.conv2d(x, self.filter(), stride=self.stride, padding=self.kernel_size // 2)
 
     def plain(self) -> nn.Conv2d:
-        """The same as an ordinary convolution, with a bias of zero."""
-        kernel = self.filter().detach()
+        """The same as an ordinary channels-last convolution, with a bias of zero."""
+        kernel = self.filter().detach().contiguous(memory_format=torch.channels_last)
         out_channels, in_channels, k, _ = kernel.shape
         # made on "meta" and filled by assignment: drawing initial values to throw away is slow
         conv = nn.Conv2d(in_channels, out_channels, k, self.stride, k // 2, device="meta")
@@ -76,23 +81,28 @@ class GroupConv2d(nn.Module):
 
 
 class FieldBatchNorm(nn.BatchNorm3d):
-    """Batch normalisation with one mean, variance, scale and shift for each field, common to its channels."""
+    """Batch normalisation with one mean, variance, scale and shift for each field of `order` channels."""
+
+    def __init__(self, fields: int, order: int) -> None:
+        super().__init__(fields)
+        self.order = order
 
     def forward(self, input: Tensor) -> Tensor:
-        fields = input.unflatten(1, (self.num_features, -1))  # (B, F, N, H, W)
-        return super().forward(fields).flatten(1, 2)
+        batch, _, height, width = input.shape
+        fields = input.view(batch, self.num_features, self.order, height, width)
+        return super().forward(fields).reshape(input.shape)
 
-    def affine_map(self, channels: int) -> tuple[Tensor, Tensor]:
-        """Scale and shift of every channel in evaluation, each (channels,)."""
-        assert self.running_mean is not None and self.running_var is not None
+    def affine_map(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift of every channel in evaluation, each (fields * order,)."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
         scale = self.weight / torch.sqrt(self.running_var + self.eps)
         shift = self.bias - self.running_mean * scale
-        repeat = channels // self.num_features
-        return scale.detach().repeat_interleave(repeat), shift.detach().repeat_interleave(repeat)
+        return scale.detach().repeat_interleave(self.order), shift.detach().repeat_interleave(self.order)
 
 
 class ChannelAffine(nn.Module):
-    """x * scale + shift for every channel: the evaluation form of a normalisation with no convolution before it."""
+    """x * scale + shift for every channel: a normalisation in evaluation with no convolution before it."""
 
     scale: Tensor
     shift: Tensor
@@ -106,18 +116,18 @@ class ChannelAffine(nn.Module):
         return torch.addcmul(self.shift, x, self.scale)
 
 
-def inference_form(network: nn.Module, order: int) -> nn.Module:
+def inference_form(network: Network) -> Network:
     """A copy of `network` with plain convolutions, its normalisations folded in, in evaluation and channels-last.
 
     A `FieldBatchNorm` registered right after a `GroupConv2d` normalises that convolution's output and is folded
-    into it; one that follows anything else becomes a `ChannelAffine` over fields of `order` channels.
+    into it; one that follows anything else becomes a `ChannelAffine`. An inference form gives a copy of itself.
     """
     plain = copy.deepcopy(network)
-    _expand_children(plain, order)
-    return plain.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    _expand_children(plain)
+    return plain.eval().requires_grad_(False)
 
 
-def _expand_children(module: nn.Module, order: int) -> None:
+def _expand_children(module: nn.Module) -> None:
     previous: nn.Module | None = None
     for name, child in list(module.named_children()):
         if isinstance(child, GroupConv2d):
@@ -127,14 +137,14 @@ def _expand_children(module: nn.Module, order: int) -> None:
             _fold(previous, child)
             setattr(module, name, nn.Identity())
         elif isinstance(child, FieldBatchNorm):
-            setattr(module, name, ChannelAffine(*child.affine_map(child.num_features * order)))
+            setattr(module, name, ChannelAffine(*child.affine_map()))
         else:
-            _expand_children(child, order)
+            _expand_children(child)
         previous = child
 
 
 def _fold(conv: nn.Conv2d, norm: FieldBatchNorm) -> None:
     assert conv.bias is not None
-    scale, shift = norm.affine_map(conv.out_channels)
+    scale, shift = norm.affine_map()
     conv.weight.mul_(scale[:, None, None, None])
     conv.bias.mul_(scale).add_(shift)

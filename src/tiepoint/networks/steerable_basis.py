@@ -120,7 +120,8 @@ def _ring_fourier_basis(
         for frequency in range(ring.highest + 1):
             phases = (0.0,) if frequency == 0 else (0.0, -np.pi / 2)
             turned = [
-                ring.profile * _harmonic(frequency, phase - frequency * turns, kernel_size) for phase in phases
+                ring.profile * _harmonic(frequency, phase - frequency * turns, kernel_size)
+                for phase in phases
             ]
             power = sum(float((wave[0] ** 2).sum()) for wave in turned) / len(turned)
             waves += [wave / math.sqrt(power) for wave in turned]
@@ -188,16 +189,14 @@ def _e2cnn_basis(
 def _blocks(
     irrep_in: _Irrep, irrep_out: _Irrep, order: int, highest: int, kernel_size: int
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """Frequency and (out, in, pixels) values of every harmonic from one irrep to another, |frequency| <= highest."""
+    """Frequency, at most `highest`, and values (out, in, pixels) of every harmonic from one irrep to another."""
     n, m = irrep_in.frequency, irrep_out.frequency
     both_pairs = irrep_in.size == irrep_out.size == 2
     both_single = irrep_in.size == irrep_out.size == 1
     for phase in (0.0, np.pi / 2):
         for mirrored in (False, True) if both_pairs else (False,):
-            if both_pairs:
-                base = m + n if mirrored else m - n
-            else:
-                base = m - n if both_single else m + n
+            sums = mirrored or irrep_in.size != irrep_out.size
+            base = m + n if sums else m - n
             lowest = -highest + (base + highest) % order
             for frequency in range(lowest, highest + 1, order):
                 if both_single and (frequency < 0 or (frequency == 0 and phase > 0)):
