@@ -179,7 +179,7 @@ def e2cnn(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         warnings.simplefilter("ignore")
         package = pytest.importorskip("e2cnn")
         import e2cnn.gspaces
-        import e2cnn.nn
+        import e2cnn.nn  # noqa: F401
         from e2cnn.nn.modules.r2_conv import basisexpansion_singleblock as single_block
     monkeypatch.setattr(single_block, "torch", BooleanMasks(torch))
     monkeypatch.setattr(single_block, "np", BooleanMasks(np))
