@@ -26,7 +26,12 @@ from torch.nn import functional
 
 from tiepoint.images import Image
 from tiepoint.matchers.relf import PUBLISHED_CONFIG, Pyramid, RelfConfig, RelfExtractor
-from tiepoint.matchers.relf_sampling import align, orientation_candidates, orientation_histogram, published_levels
+from tiepoint.matchers.relf_sampling import (
+    align,
+    orientation_candidates,
+    orientation_histogram,
+    published_levels,
+)
 from tiepoint.networks.equivariant_resnet import ReResNet
 
 WIDTH, HEIGHT, NUM_KEYPOINTS, ORDER = 640, 480, 1024, 16
@@ -227,7 +232,9 @@ def compare_memory() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--peak-of", choices=("tiepoint", "e2cnn"), help="what the subprocesses run")
     parser.add_argument("--repeats", type=int, default=9, help="of one level; a third of it for the pyramid")
     parser.add_argument("--threads", type=int, default=2)
