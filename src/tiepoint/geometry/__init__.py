@@ -11,6 +11,7 @@ from tiepoint.geometry.epipolar import (
     sampson_distance,
     symmetric_epipolar_distance,
 )
+from tiepoint.geometry.files import load_matches, save_matches
 from tiepoint.geometry.transforms import (
     DEGREES_OF_FREEDOM,
     KINDS,
@@ -36,7 +37,9 @@ __all__ = [
     "direction_error_deg",
     "frame_corners",
     "fundamental_from_essential",
+    "load_matches",
     "rotation_error_deg",
     "sampson_distance",
+    "save_matches",
     "symmetric_epipolar_distance",
 ]
