@@ -15,7 +15,7 @@ from tiepoint.weights import WeightsError, load_strictly, load_weights
 _PUBLISHED_PREFIX = re.compile(r"^(module\.)?model\.model\.")
 # The published networks' final classifier and, in the WideResNet, the normalisation before it play no part in the
 # features; indices only number the channels; a filter, saved in evaluation mode, repeats weights and basis.
-_PUBLISHED_UNUSED = re.compile(r"^linear\.|^bn1\..*(\[1\]\.|indices_1$)|\.indices_\d+$|\.(expanded_)?filter$")
+_PUBLISHED_UNUSED = re.compile(r"^linear\.|^bn1\.batch_norm_\[1\]\.|\.indices_\d+$|\.filter$")
 
 
 @dataclass(frozen=True)
