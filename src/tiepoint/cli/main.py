@@ -40,10 +40,24 @@ def _weights() -> click.Command:
     return weights
 
 
+def _evaluate() -> click.Command:
+    from tiepoint.cli.evaluate import evaluate
+
+    return evaluate
+
+
+def _submit() -> click.Command:
+    from tiepoint.cli.submit import submit
+
+    return submit
+
+
 _COMMANDS: dict[str, tuple[str, Callable[[], click.Command]]] = {
     "register": ("Bring photographs into the frame of a template.", _register),
     "match": ("Match two photographs and fit what relates them.", _match),
     "apply": ("Warp other channels of the same shots by a run's transforms.", _apply),
+    "evaluate": ("Measure methods by the field's protocols.", _evaluate),
+    "submit": ("Write the file a competition asks for.", _submit),
     "methods": ("List the matching methods.", _methods),
     "weights": ("List, fetch, import and verify weights.", _weights),
 }

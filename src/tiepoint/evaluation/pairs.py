@@ -83,7 +83,7 @@ class PosePair(ImagePair):
         self, frame0: Frame, frame1: Frame, *, count: int, noise_px: float, rng: np.random.Generator
     ) -> Matches:
         """Points of a made scene: pixels of image 0 at random depths, kept where camera 1 sees them."""
-        points0 = _pixels(frame0, 200 * count, rng)
+        points0 = _pixels(frame0, 50 * count, rng)
         baseline = float(np.linalg.norm(self.truth.translation)) or 1.0  # without one, any depth will do
         depths = baseline * rng.uniform(1, 20, (len(points0), 1))
         pixels = np.concatenate(

@@ -215,8 +215,8 @@ def _positive(values: Sequence[float]) -> NDArray[np.float64]:
 
 
 def _proportional(counts: Mapping[robust.Estimator, list[float]]) -> Curve:
-    """Inliers in proportion to the threshold, through the median count of the estimators at 0.2 px."""
-    at = THRESHOLDS_PX.index(0.2)
+    """Inliers in proportion to the threshold, through the median count of the estimators at 0.05 px."""
+    at = THRESHOLDS_PX.index(0.05)
     density = float(np.median([values[at] for values in counts.values()])) / THRESHOLDS_PX[at]
     return Curve(
         label="in proportion to the threshold",

@@ -27,12 +27,15 @@ def save_charts(stem: Path, charts: Sequence[Chart]) -> list[Path]:
 
     The same charts give the same bytes. Imports matplotlib, draws without a display.
     """
+    import matplotlib
+
     figure = draw(charts)
     written = []
     for suffix in SUFFIXES:
         buffer = io.BytesIO()
         dateless = {"Date": None} if suffix == ".svg" else {"Software": None}
-        figure.savefig(buffer, format=suffix[1:], dpi=_DPI, metadata=dateless)
+        with matplotlib.rc_context({"svg.hashsalt": "tiepoint"}):  # or names in it would be random
+            figure.savefig(buffer, format=suffix[1:], dpi=_DPI, metadata=dateless)
         path = stem.with_name(stem.name + suffix)
         write_atomically(path, buffer.getvalue())
         written.append(path)
@@ -44,9 +47,7 @@ def draw(charts: Sequence[Chart]) -> Figure:
     import matplotlib
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
-    with matplotlib.rc_context(
-        {"svg.hashsalt": "tiepoint", "axes.spines.top": False, "axes.spines.right": False}
-    ):
+    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         across = len(charts) if len(charts) <= 3 else -(-len(charts) // 2)
         down = -(-len(charts) // across)
         figure = Figure(figsize=(_INCHES[0] * across, _INCHES[1] * down), layout="constrained")

@@ -257,9 +257,7 @@ class _Worker:
             content = source.path.read_bytes()
             image = read_image(source.path, max_pixels=self.config.max_pixels)
         except (ImageError, OSError) as error:
-            record = unreadable_record(shown, str(error))
-            self._remove_outputs(source)
-            return self._store(source, record, b"", {})
+            return self._store(source, unreadable_record(shown, str(error)), b"", {})
         decoded = time.perf_counter()
         result = self.registrar.register(image)
         record = registration_record(
@@ -271,12 +269,11 @@ class _Worker:
         )
         seconds = {"decode": decoded - started, **result.seconds}
         before_writing = time.perf_counter()
-        self._remove_outputs(source)
-        if result.accepted and result.transform is not None:
-            try:
+        try:
+            if result.accepted and result.transform is not None:
                 record["aligned"] = self._write_outputs(source, image, result.transform)
-            except OSError as error:
-                record |= {"status": "unwritten", "reasons": [f"the aligned image could not be written: {error}"]}
+        except OSError as error:
+            record |= {"status": "unwritten", "reasons": [f"the aligned image could not be written: {error}"]}
         seconds["write"] = time.perf_counter() - before_writing
         return self._store(source, record, content, seconds)
 
@@ -288,6 +285,7 @@ class _Worker:
 
     def _write_outputs(self, source: Source, image: Image, transform: Transform) -> str:
         size = self.registrar.template.size
+        self._remove_outputs(source)
         aligned = self.folder.aligned(source.name, suffix_for(image))
         valid = valid_mask(image.size, transform, size)
         warped = warp_image(image, transform, size)
@@ -314,7 +312,9 @@ class _Worker:
         are the same for the same input."""
         stored = {"key": _key(self.digest, content), "record": record, "seconds": seconds}
         try:
+            if record["aligned"] is None:
+                self._remove_outputs(source)
             write_atomically(self.folder.record(source.name), to_json(stored))
         except OSError as error:
-            record["reasons"] = [*record["reasons"], f"the record could not be written: {error}"]
+            record["reasons"] = [*record["reasons"], f"the folder could not be written: {error}"]
         return record

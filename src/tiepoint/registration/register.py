@@ -104,10 +104,14 @@ class Registrar(Generic[Encoding]):
         self._gray = gray_view(template)
         self._tiles: RefinementTemplate | None = None
 
-    def register(self, source: Image) -> Registration:
-        """Where `source` lies in the template; a failure is a rejected registration, never an exception."""
+    def register(self, source: Image, encoding: Encoding | None = None) -> Registration:
+        """Where `source` lies in the template; a failure is a rejected registration, never an exception.
+
+        encoding: the matcher's encoding of `source`, where it is at hand already.
+        """
         clock = _Clock()
-        encoding = self.matcher.encode(source)
+        if encoding is None:
+            encoding = self.matcher.encode(source)
         clock.lap("encode")
         matches = self.matcher.match(encoding, self._encoding)
         if self.mask is not None:
