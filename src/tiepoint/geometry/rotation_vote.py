@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,6 @@ def relative_rotation(
     return RotationVote(angle_deg=angle, support=float(near.mean()), num_votes=len(indices))
 
 
-def _wrapped(angle_deg: NDArray[np.float64] | float) -> NDArray[np.float64]:
+def _wrapped(angle_deg: NDArray[Any] | float) -> NDArray[np.float64]:
     """In [-180, 180)."""
     return (np.asarray(angle_deg, float) + 180) % 360 - 180
