@@ -99,7 +99,7 @@ class RelfExtractor:
 
     def extract(self, image: Image) -> Features:
         """The detector's keypoints with (N, D) float32 descriptors of unit length and `angles_deg`, the estimated
-        orientation in steps of 360 / order degrees.
+        orientation in steps of 360 / order degrees, clockwise as displayed, from a direction of the network's own.
 
         A keypoint with several likely orientations is repeated, once for each. Positions that the detector gives
         more than once (SIFT's second orientations) count once.
@@ -140,10 +140,10 @@ class RelfExtractor:
 
     def _levels(self, image: Image, keypoints: NDArray[np.float32]) -> Iterator[tuple[Tensor, Tensor]]:
         """Every level (1, 3, H, W) with the keypoints (1, K, 2) in its pixels."""
-        pixels = (rgb_view(image).astype(np.float32) - _GREY) / _RANGE
+        pixels = rgb_view(image).astype(np.float32)  # rounding to whole levels would not turn with the image
         for size in level_sizes(image.size, self.config):
             level, to_level = resize(pixels, size)
-            yield self._to_tensor(level), self._points(keypoints, to_level)
+            yield self._to_tensor((level - _GREY) / _RANGE), self._points(keypoints, to_level)
 
     def _published_levels(
         self, image: Image, keypoints: NDArray[np.float32]
@@ -161,10 +161,8 @@ class RelfExtractor:
             yield level, points * scale
 
     def _to_tensor(self, pixels: NDArray[np.float32]) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[
-            None
-        ]  # channels-last already
-        return tensor.to(self._device, self._dtype)
+        channels_last = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+        return channels_last[None].to(self._device, self._dtype)
 
     def _points(self, keypoints: NDArray[np.float32], to_level: ResizeMap) -> Tensor:
         points = keypoints if to_level == ResizeMap(1.0, 1.0) else to_level.to_resized(keypoints)
