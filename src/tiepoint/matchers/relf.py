@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -160,7 +161,7 @@ class RelfExtractor:
         ):
             yield level, points * scale
 
-    def _to_tensor(self, pixels: NDArray[np.float32]) -> Tensor:
+    def _to_tensor(self, pixels: NDArray[Any]) -> Tensor:
         channels_last = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
         return channels_last[None].to(self._device, self._dtype)
 
