@@ -1,5 +1,42 @@
 """Points, transforms and epipolar geometry, in NumPy alone."""
 
 from tiepoint.geometry.correspondences import Features, Matches
+from tiepoint.geometry.epipolar import (
+    EpipolarGeometry,
+    RelativePose,
+    cross_matrix,
+    direction_error_deg,
+    fundamental_from_essential,
+    rotation_error_deg,
+    sampson_distance,
+    symmetric_epipolar_distance,
+)
+from tiepoint.geometry.transforms import (
+    DEGREES_OF_FREEDOM,
+    KINDS,
+    Decomposition,
+    Transform,
+    TransformKind,
+    corner_errors,
+    frame_corners,
+)
 
-__all__ = ["Features", "Matches"]
+__all__ = [
+    "DEGREES_OF_FREEDOM",
+    "KINDS",
+    "Decomposition",
+    "EpipolarGeometry",
+    "Features",
+    "Matches",
+    "RelativePose",
+    "Transform",
+    "TransformKind",
+    "corner_errors",
+    "cross_matrix",
+    "direction_error_deg",
+    "frame_corners",
+    "fundamental_from_essential",
+    "rotation_error_deg",
+    "sampson_distance",
+    "symmetric_epipolar_distance",
+]

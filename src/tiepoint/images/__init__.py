@@ -1,7 +1,26 @@
 """Read and write photographs: orientation, bit depth, colour, resizing with its exact coordinate map."""
 
+from tiepoint.images.atomic import write_atomically
 from tiepoint.images.image import Image, Metadata
+from tiepoint.images.read import DEFAULT_MAX_PIXELS, SUFFIXES, ImageError, read_image
 from tiepoint.images.resize import ResizeMap, fitted_size, resize
 from tiepoint.images.views import gray_view, rgb_view
+from tiepoint.images.write import encode_image, suffix_for, write_image
 
-__all__ = ["Image", "Metadata", "ResizeMap", "fitted_size", "gray_view", "resize", "rgb_view"]
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "SUFFIXES",
+    "Image",
+    "ImageError",
+    "Metadata",
+    "ResizeMap",
+    "encode_image",
+    "fitted_size",
+    "gray_view",
+    "read_image",
+    "resize",
+    "rgb_view",
+    "suffix_for",
+    "write_atomically",
+    "write_image",
+]

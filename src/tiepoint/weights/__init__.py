@@ -1,1 +1,26 @@
 """Named checkpoints: origin, licence, hash; fetch, verify, load."""
+
+from tiepoint.weights.catalogue import WEIGHTS, WeightsEntry
+from tiepoint.weights.fetch import fetch
+from tiepoint.weights.store import (
+    WeightsError,
+    default_weights,
+    find_weights,
+    import_file,
+    load_strictly,
+    load_weights,
+    verify,
+)
+
+__all__ = [
+    "WEIGHTS",
+    "WeightsEntry",
+    "WeightsError",
+    "default_weights",
+    "fetch",
+    "find_weights",
+    "import_file",
+    "load_strictly",
+    "load_weights",
+    "verify",
+]

@@ -11,7 +11,7 @@ class WeightsEntry:
 
     name: what a user asks for.
     method: the method of the matchers' catalogue that takes it.
-    file_name: the file as published; a file of this name in the cache or in TIEPOINT_WEIGHTS is found offline.
+    file_name: the file as published; one of this name in the cache or in TIEPOINT_WEIGHTS is found offline.
     url: where it is fetched from, or None when it is shipped in the package or must be fetched by hand.
     size_bytes, sha256: of the file, None where not known.
     licence: of the weights.
@@ -19,6 +19,7 @@ class WeightsEntry:
     source: paper and publisher.
     note: what a user should know: training data, preset, flags, known faults.
     shipped: whether the file is in this package (weights/shipped).
+    git_sha1: the file's object name in its publisher's git repository, checked where `sha256` is unknown.
     """
 
     name: str
@@ -32,3 +33,121 @@ class WeightsEntry:
     source: str
     note: str
     shipped: bool = False
+    git_sha1: str | None = None
+
+
+_MAGIC_LEAP = (
+    "Magic Leap SuperPoint/SuperGlue licence: academic and non-profit research only, no commercial use, "
+    "no redistribution"
+)
+
+_SUPERPOINT = (
+    WeightsEntry(
+        name="magicleap-superpoint",
+        method="superpoint",
+        file_name="superpoint_v1.pth",
+        url="https://github.com/magicleap/SuperGluePretrainedNetwork/raw/master/models/weights/superpoint_v1.pth",
+        size_bytes=5_206_086,
+        sha256="52b6708629640ca883673b5d5c097c4ddad37d8048b33f09c8ca0d69db12c40e",
+        licence=_MAGIC_LEAP,
+        commercial_use=False,
+        source="DeTone, Malisiewicz, Rabinovich: SuperPoint (CVPR Workshops 2018); Magic Leap",
+        note=(
+            "D = 256, no batch normalisation, trained on COCO. Preset: long side 640 px, 1024 keypoints, "
+            "suppression radius 4 px, threshold 0.005, border 4 px. Legacy descriptor sampler, which "
+            "SuperGlue's weights were trained with and which drifts by up to 3.5 px across a 640 px image."
+        ),
+        git_sha1="107a444ca318d487390137d619d49f2f0a3b1ad8",
+    ),
+    WeightsEntry(
+        name="open-superpoint",
+        method="superpoint",
+        file_name="superpoint_v6_from_tf.pth",
+        url="https://github.com/rpautrat/SuperPoint/raw/master/weights/superpoint_v6_from_tf.pth",
+        size_bytes=None,
+        sha256=None,
+        licence="MIT",
+        commercial_use=True,
+        source="Rémi Pautrat's SuperPoint (github.com/rpautrat/SuperPoint), converted from TensorFlow",
+        note=(
+            "D = 256, convolution-ReLU-BatchNorm, trained on COCO. Preset: long side 640 px, 1024 keypoints, "
+            "suppression radius 4 px, threshold 0.005, border 4 px. Exact descriptor sampler."
+        ),
+        git_sha1="f645e8db1b10a7be84d4e50d67a3c64dd240a49a",
+    ),
+    WeightsEntry(
+        name="gauss2-superpoint",
+        method="superpoint",
+        file_name="superPointNet_170000_checkpoint.pth.tar",
+        url=(
+            "https://github.com/eric-yyjau/pytorch-superpoint/raw/master/"
+            "logs/superpoint_coco_heat2_0/checkpoints/superPointNet_170000_checkpoint.pth.tar"
+        ),
+        size_bytes=None,
+        sha256=None,
+        licence="MIT",
+        commercial_use=True,
+        source="You-Yi Jau and Rui Zhu's pytorch-superpoint (github.com/eric-yyjau/pytorch-superpoint)",
+        note=(
+            "D = 256, convolution-BatchNorm-ReLU, trained on COCO for 170,000 iterations. Preset: long side "
+            "640 px, 1024 keypoints, suppression radius 4 px, threshold 0.015, border 4 px, sub-pixel "
+            "keypoints. Its publisher samples descriptors with 2x/W - 1 and align_corners True; the exact "
+            "sampler is used here."
+        ),
+        git_sha1="a6de43741db7fe038aed600e64b3554b02f7572d",
+    ),
+)
+
+_SUPERGLUE = (
+    WeightsEntry(
+        name="magicleap-superglue-indoor",
+        method="superpoint+superglue",
+        file_name="superglue_indoor.pth",
+        url="https://github.com/magicleap/SuperGluePretrainedNetwork/raw/master/models/weights/superglue_indoor.pth",
+        size_bytes=None,
+        sha256="0e710469be25ebe1e2ccf68edcae8b2945b0617c8e7e68412251d9d47f5052b1",
+        licence=_MAGIC_LEAP,
+        commercial_use=False,
+        source="Sarlin, DeTone, Malisiewicz, Rabinovich: SuperGlue (CVPR 2020); Magic Leap",
+        note=(
+            "Over magicleap-superpoint, trained on ScanNet. Preset: long side 640 px, 1024 keypoints, "
+            "suppression radius 4 px, threshold 0.005, match threshold 0.2, 50 Sinkhorn iterations. Holds "
+            "to about 45 degrees of rotation in the image plane: beyond that, four-way. Pose AUC@5/10/20 on "
+            "ScanNet 1500: 16.1/33.8/51.8."
+        ),
+        git_sha1="2b54532f1b7321505cac79ee3a2863ef2ab2d163",
+    ),
+    WeightsEntry(
+        name="magicleap-superglue-outdoor",
+        method="superpoint+superglue",
+        file_name="superglue_outdoor.pth",
+        url="https://github.com/magicleap/SuperGluePretrainedNetwork/raw/master/models/weights/superglue_outdoor.pth",
+        size_bytes=None,
+        sha256="2f5f5e9bb3febf07b69df633c4c3ff7a17f8af26a023aae2b9303d22339195bd",
+        licence=_MAGIC_LEAP,
+        commercial_use=False,
+        source="Sarlin, DeTone, Malisiewicz, Rabinovich: SuperGlue (CVPR 2020); Magic Leap",
+        note=(
+            "Over magicleap-superpoint, trained on MegaDepth. Preset: long side 1600 px, 2048 keypoints, "
+            "suppression radius 3 px, threshold 0.005, match threshold 0.2, 50 Sinkhorn iterations. Holds "
+            "to about 45 degrees of rotation in the image plane: beyond that, four-way. Pose AUC@5/10/20 on "
+            "YFCC: 39.0/59.5/75.7."
+        ),
+        git_sha1="5ca3392bd5349790d7bc1c246961fc041b88c1e8",
+    ),
+)
+
+_LOFTR: tuple[WeightsEntry, ...] = ()
+
+_ROMA: tuple[WeightsEntry, ...] = ()
+
+_RELF: tuple[WeightsEntry, ...] = ()
+
+WEIGHTS: dict[str, WeightsEntry] = {
+    entry.name: entry for entry in (*_SUPERPOINT, *_SUPERGLUE, *_LOFTR, *_ROMA, *_RELF)
+}
+
+
+def shipped_name(method: str) -> str | None:
+    """The name of the weights that this package ships for `method`, or None where it ships none."""
+    return next((e.name for e in WEIGHTS.values() if e.shipped and e.method == method), None)
