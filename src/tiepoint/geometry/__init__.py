@@ -11,6 +11,7 @@ from tiepoint.geometry.epipolar import (
     sampson_distance,
     symmetric_epipolar_distance,
 )
+from tiepoint.geometry.files import load_matches, save_matches
 from tiepoint.geometry.transforms import (
     DEGREES_OF_FREEDOM,
     KINDS,
@@ -35,6 +36,8 @@ __all__ = [
     "cross_matrix",
     "direction_error_deg",
     "frame_corners",
+    "load_matches",
+    "save_matches",
     "fundamental_from_essential",
     "rotation_error_deg",
     "sampson_distance",

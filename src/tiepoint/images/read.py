@@ -61,7 +61,9 @@ def read_image(path: Path | str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Ima
         )
     pixels = _decode(path, data, header)
     if pixels.shape[:2] != (height, width):
-        raise ImageError(f"{path}: its header says {width} x {height}, its data {pixels.shape[1]} x {pixels.shape[0]}")
+        raise ImageError(
+            f"{path}: its header says {width} x {height}, its data {pixels.shape[1]} x {pixels.shape[0]}"
+        )
     upright = np.ascontiguousarray(_turn_upright(pixels, header.orientation))
     return Image(upright, path, _turned_metadata(header))
 
@@ -88,7 +90,9 @@ def _read_header(path: Path, data: bytes) -> _Header:
     except ImageError:
         raise
     except PIL.UnidentifiedImageError as error:
-        raise ImageError(f"{path}: is not an image tiepoint can read (JPEG, PNG, TIFF, BMP, WebP, HEIC)") from error
+        raise ImageError(
+            f"{path}: is not an image tiepoint can read (JPEG, PNG, TIFF, BMP, WebP, HEIC)"
+        ) from error
     except Exception as error:  # Pillow's plug-ins raise nearly anything on a damaged header
         raise ImageError(f"{path}: is damaged or truncated: {error}") from error
 
@@ -145,7 +149,9 @@ def _decode(path: Path, data: bytes, header: _Header) -> NDArray[Any]:
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * 255
     if pixels.dtype not in (np.uint8, np.uint16, np.float32):
-        raise ImageError(f"{path}: has {pixels.dtype} pixels; convert it to 8-bit, 16-bit unsigned or float32")
+        raise ImageError(
+            f"{path}: has {pixels.dtype} pixels; convert it to 8-bit, 16-bit unsigned or float32"
+        )
     if pixels.ndim == 3 and pixels.shape[2] not in (3, 4):
         raise ImageError(f"{path}: has {pixels.shape[2]} channels; 1, 3 or 4 are supported")
     return pixels

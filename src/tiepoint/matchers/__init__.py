@@ -1,5 +1,31 @@
-"""One file per published method, on the protocol of `base.py`."""
+"""One file per published method, on the protocol of `base.py`; `catalogue.py` finds them by name."""
 
-from tiepoint.matchers.base import Extractor, FeatureMatcher, IndexMatches, Matcher, MatcherOptions, SparseMatcher
+from tiepoint.matchers.base import (
+    Extractor,
+    FeatureMatcher,
+    IndexMatches,
+    Matcher,
+    MatcherOptions,
+    SparseMatcher,
+)
+from tiepoint.matchers.catalogue import METHODS, Method, MethodUnavailable, matcher
+from tiepoint.matchers.nearest import Flann, NearestNeighbours
+from tiepoint.matchers.orb import Orb
+from tiepoint.matchers.sift import Sift
 
-__all__ = ["Extractor", "FeatureMatcher", "IndexMatches", "Matcher", "MatcherOptions", "SparseMatcher"]
+__all__ = [
+    "METHODS",
+    "Extractor",
+    "FeatureMatcher",
+    "Flann",
+    "IndexMatches",
+    "Matcher",
+    "MatcherOptions",
+    "Method",
+    "MethodUnavailable",
+    "NearestNeighbours",
+    "Orb",
+    "SparseMatcher",
+    "Sift",
+    "matcher",
+]

@@ -1,0 +1,90 @@
+"""The methods by name: what each is, what it needs, how it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from tiepoint.matchers.base import Matcher, MatcherOptions, SparseMatcher
+from tiepoint.matchers.nearest import NearestNeighbours
+from tiepoint.matchers.orb import Orb
+from tiepoint.matchers.sift import Sift
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """An entry of the catalogue.
+
+    name: what a user asks for. summary: one line. kind: sparse, semi-dense or dense.
+    licence: of the method's code here and of its default weights. needs_torch: whether the extra `learned` must
+    be installed. build: makes the matcher; imports what it needs only then.
+    """
+
+    name: str
+    summary: str
+    kind: str
+    licence: str
+    needs_torch: bool
+    build: Callable[[MatcherOptions], Matcher[Any]]
+
+
+class MethodUnavailable(RuntimeError):
+    """A method whose packages or weights are not there; the message says what to install or fetch."""
+
+
+def matcher(name: str, options: MatcherOptions | None = None) -> Matcher[Any]:
+    """The matcher called `name`, set up by `options`.
+
+    Raises ValueError for an unknown name, listing those there are; MethodUnavailable when a package it needs is
+    not installed.
+    """
+    method = METHODS.get(name)
+    if method is None:
+        raise ValueError(f"unknown method {name!r}; there are: {', '.join(METHODS)}")
+    if method.needs_torch and find_spec("torch") is None:
+        raise MethodUnavailable(f"method {name!r} needs PyTorch: pip install 'tiepoint[learned]'")
+    return method.build(options or MatcherOptions())
+
+
+def _build_sift(options: MatcherOptions) -> Matcher[Any]:
+    return SparseMatcher("sift", sift_extractor(options), NearestNeighbours())
+
+
+def _build_orb(options: MatcherOptions) -> Matcher[Any]:
+    extractor = Orb(
+        max_num_keypoints=options.max_num_keypoints or Orb.max_num_keypoints,
+        max_size_px=options.max_size_px or Orb.max_size_px,
+    )
+    return SparseMatcher("orb", extractor, NearestNeighbours())
+
+
+def sift_extractor(options: MatcherOptions) -> Sift:
+    """SIFT as `options` ask for it."""
+    return Sift(
+        max_num_keypoints=options.max_num_keypoints or Sift.max_num_keypoints,
+        max_size_px=options.max_size_px or Sift.max_size_px,
+    )
+
+
+_ALL = (
+    Method(
+        name="sift",
+        summary="SIFT keypoints, RootSIFT descriptors, exact mutual nearest neighbours with ratio test",
+        kind="sparse",
+        licence="Apache-2.0 (OpenCV)",
+        needs_torch=False,
+        build=_build_sift,
+    ),
+    Method(
+        name="orb",
+        summary="ORB keypoints and bits, exact mutual nearest neighbours with ratio test",
+        kind="sparse",
+        licence="Apache-2.0 (OpenCV)",
+        needs_torch=False,
+        build=_build_orb,
+    ),
+)
+
+METHODS: dict[str, Method] = {method.name: method for method in _ALL}
