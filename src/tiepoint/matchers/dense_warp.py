@@ -17,6 +17,7 @@ DENSITY_SIGMA = 0.1  # of the Gaussian that counts neighbours, in normalised coo
 MIN_DENSITY = 10.0  # candidates with fewer neighbours are likely outliers
 OUTLIER_WEIGHT = 1e-7
 _BLOCK = 2048  # rows and columns of distances held at once: 16 MB
+_KEYPOINT_BLOCK = 256
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -179,11 +180,11 @@ def _mutual_nearest(
     squared = np.full(len(points), np.inf)
     backward = np.zeros(len(others), np.int64)
     backward_squared = np.full(len(others), np.inf)
-    for start in range(0, len(points), _BLOCK):
-        block = points[start : start + _BLOCK]
-        gaps = ((block[:, None] - others[None]) ** 2).sum(-1)
-        nearest[start : start + _BLOCK] = gaps.argmin(1)
-        squared[start : start + _BLOCK] = gaps.min(1)
+    for start in range(0, len(points), _KEYPOINT_BLOCK):
+        block = points[start : start + _KEYPOINT_BLOCK]
+        gaps = (block[:, None, 0] - others[:, 0]) ** 2 + (block[:, None, 1] - others[:, 1]) ** 2
+        nearest[start : start + _KEYPOINT_BLOCK] = gaps.argmin(1)
+        squared[start : start + _KEYPOINT_BLOCK] = gaps.min(1)
         closer = gaps.min(0) < backward_squared
         backward[closer] = start + gaps.argmin(0)[closer]
         backward_squared[closer] = gaps.min(0)[closer]

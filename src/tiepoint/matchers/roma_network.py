@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tiepoint.networks.folding import fold_batch_norms
 from tiepoint.networks.linear import Linear
 from tiepoint.networks.local_correlation import local_correlation, sample_at
 from tiepoint.networks.residual_trunk import ResidualTrunk, TrunkConfig
@@ -314,6 +315,27 @@ class RomaNetwork(nn.Module):
         certainty = (last.certainty - 0.5 * doubt)[:, 0].sigmoid()
         outside = (last.warp.abs() > 1).any(1)
         return last.warp.clamp(-1, 1), certainty.masked_fill(outside, 0)
+
+    def prepare_inference(self, dtype: torch.dtype) -> RomaNetwork:
+        """Fold and lay out the network for speed, in place; the wide layers compute in `dtype`.
+
+        The Gaussian process, the residual streams, all norms and the layers that end in a logit, a position or
+        a step stay in float32.
+        """
+        self.eval().requires_grad_(False)
+        fold_batch_norms(self)
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.fold_layer_scale()
+        exact = (self.decoder.gps, self.decoder.embedding_decoder.to_out)
+        kept = {id(layer) for module in exact for layer in module.modules()}
+        for refiner in self.decoder.conv_refiner.values():
+            assert isinstance(refiner, Refiner)
+            kept |= {id(refiner.disp_emb), id(refiner.out_conv)}
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear) and id(module) not in kept:
+                module.to(dtype)
+        return self.to(memory_format=torch.channels_last)
 
     @property
     def _gp(self) -> GaussianProcess:

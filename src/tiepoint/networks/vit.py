@@ -70,6 +70,15 @@ class Block(nn.Module):
         tokens = tokens + self.ls1(self.attn(self.norm1(tokens)))
         return cast(Tensor, tokens + self.ls2(self.mlp(self.norm2(tokens))))
 
+    def fold_layer_scale(self) -> None:
+        """Multiply the LayerScales into the layers before them, in place, for inference."""
+        for scale, linear, name in ((self.ls1, self.attn.proj, "ls1"), (self.ls2, self.mlp.fc2, "ls2")):
+            if isinstance(scale, LayerScale):
+                with torch.no_grad():
+                    linear.weight.mul_(scale.gamma[:, None])
+                    linear.bias.mul_(scale.gamma)
+                setattr(self, name, nn.Identity())
+
 
 class _PatchEmbedding(nn.Module):
     def __init__(self, patch_size: int, dim: int) -> None:
