@@ -28,6 +28,8 @@ COARSE = 16  # the name of the coarsest scale; DINOv2's stride is 14
 KERNEL_TEMPERATURE = 0.2  # of the Gaussian process's cosine kernel
 GP_NOISE = 0.1  # its variance of the observations
 TRAINING_SIDE_PX = 560  # displacements are embedded relative to this size
+KEPT_BYTES = 32 << 20  # the allocator returns larger blocks to the system, and getting them back is slow
+STRIP_BYTES = 4 << 20
 SIZE_MULTIPLE_PX = 56  # sides that both DINOv2's 14-pixel patches and the pyramid's stride 8 divide
 
 
@@ -163,13 +165,35 @@ class CoordinateDecoder(nn.Module):
         return out[..., :-1], out[..., -1]
 
 
-def refiner_block(width: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(width, width, 5, padding=2, groups=width),
-        nn.BatchNorm2d(width, momentum=0.01),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(width, width, 1),
-    )
+class RefinerBlock(nn.Sequential):
+    """Depthwise 5 x 5 convolution, batch normalisation, ReLU, 1 x 1 convolution; (B, width, H, W) to the same."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(
+            nn.Conv2d(width, width, 5, padding=2, groups=width),
+            nn.BatchNorm2d(width, momentum=0.01),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.nbytes < KEPT_BYTES or x.device.type != "cpu" or len(x) > 1 or torch.is_grad_enabled():
+            return cast(Tensor, super().forward(x))
+        return self._in_strips(x)
+
+    def _in_strips(self, x: Tensor) -> Tensor:
+        """The same in strips of rows that stay in the cache, each with two rows more on either side."""
+        height, width = x.shape[-2:]
+        rows = max(1, STRIP_BYTES * height // x.nbytes)
+        out = torch.empty_like(x)
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            above = min(2, top)
+            hidden = self[0](x[:, :, top - above : bottom + 2])[:, :, above : above + bottom - top]
+            for layer in (self[1], self[2], self[3]):
+                hidden = layer(hidden)
+            out[:, :, top:bottom] = hidden
+        return out
 
 
 class Refiner(nn.Module):
@@ -181,8 +205,8 @@ class Refiner(nn.Module):
         window = 0 if radius is None else (2 * radius + 1) ** 2
         width = 2 * feature_dim + displacement_dim + window
         self.disp_emb = nn.Conv2d(2, displacement_dim, 1)
-        self.block1 = refiner_block(width)
-        self.hidden_blocks = nn.Sequential(*(refiner_block(width) for _ in range(hidden_blocks)))
+        self.block1 = RefinerBlock(width)
+        self.hidden_blocks = nn.Sequential(*(RefinerBlock(width) for _ in range(hidden_blocks)))
         self.out_conv = nn.Conv2d(width, 3, 1)
 
     def forward(self, map0: Tensor, map1: Tensor, warp: Tensor, size_factor: float) -> Tensor:
@@ -319,15 +343,15 @@ class RomaNetwork(nn.Module):
     def prepare_inference(self, dtype: torch.dtype) -> RomaNetwork:
         """Fold and lay out the network for speed, in place; the wide layers compute in `dtype`.
 
-        The Gaussian process, the residual streams, all norms and the layers that end in a logit, a position or
-        a step stay in float32.
+        What the Gaussian process reads and computes, the transformers' residual streams and norms, and the
+        layers that end in a logit or a step stay in float32.
         """
         self.eval().requires_grad_(False)
         fold_batch_norms(self)
         for module in self.modules():
             if isinstance(module, Block):
                 module.fold_layer_scale()
-        exact = (self.decoder.gps, self.decoder.embedding_decoder.to_out)
+        exact = (self.decoder.proj[str(COARSE)], self.decoder.gps, self.decoder.embedding_decoder.to_out)
         kept = {id(layer) for module in exact for layer in module.modules()}
         for refiner in self.decoder.conv_refiner.values():
             assert isinstance(refiner, Refiner)
