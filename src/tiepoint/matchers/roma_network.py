@@ -284,7 +284,7 @@ class RomaNetwork(nn.Module):
         images = images.to(self._dtype).contiguous(memory_format=torch.channels_last)
         backbone: dict[int, Tensor] = self.encoder.cnn(images)
         if coarse:
-            backbone[COARSE] = self.trunk(images)
+            backbone[COARSE] = self.trunk(images).float()
         maps = {scale: self.decoder.proj[str(scale)](features) for scale, features in backbone.items()}
         posterior = self._gp.posterior(maps[COARSE]) if coarse else None
         return Pyramid(size=(height, width), maps=maps, posterior=posterior)

@@ -49,9 +49,15 @@ class ResidualTrunk(nn.Module):
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
         self.dim = config.widths[-1]
-        self.stages = nn.Sequential(
-            *(ResidualBlock(a, b) for a, b in zip((3, *config.widths[:-1]), config.widths, strict=True))
+        # The first stage has no skip: torch 2.13 corrupts memory in the weight gradient of a strided 1 x 1
+        # convolution from three channels, channels last, on the CPU.
+        stem = nn.Sequential(
+            nn.Conv2d(3, config.widths[0], 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(config.widths[0]),
+            nn.ReLU(inplace=True),
         )
+        residual = (ResidualBlock(a, b) for a, b in zip(config.widths[:-1], config.widths[1:], strict=True))
+        self.stages = nn.Sequential(stem, *residual)
         self.blocks = nn.ModuleList(
             Block(self.dim, config.num_heads, qkv_bias=True, layer_scale=False)
             for _ in range(config.attention_blocks)
