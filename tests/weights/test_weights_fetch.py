@@ -33,6 +33,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         asked = self.headers.get("Range")
         self.server.ranges.append(asked)
+        if not self.path.endswith("tiny.pth"):
+            self.send_error(404)
+            return
         content, start = self.server.content, 0
         if asked and self.server.resumes:
             start = int(asked.removeprefix("bytes=").rstrip("-"))
@@ -41,7 +44,7 @@ class Handler(BaseHTTPRequestHandler):
                 return
             self.send_response(206)
         else:
-            self.send_response(200 if self.path.endswith("tiny.pth") else 404)
+            self.send_response(200)
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         self.wfile.write(content[start:][: self.server.cut])

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from tiepoint.matchers.base import Matcher, MatcherOptions, SparseMatcher
+from tiepoint.matchers.four_way import FourWay
 from tiepoint.matchers.nearest import NearestNeighbours
 from tiepoint.matchers.orb import Orb
 from tiepoint.matchers.sift import Sift
@@ -45,7 +46,9 @@ def matcher(name: str, options: MatcherOptions | None = None) -> Matcher[Any]:
         raise ValueError(f"unknown method {name!r}; there are: {', '.join(METHODS)}")
     if method.needs_torch and find_spec("torch") is None:
         raise MethodUnavailable(f"method {name!r} needs PyTorch: pip install 'tiepoint[learned]'")
-    return method.build(options or MatcherOptions())
+    options = options or MatcherOptions()
+    built = method.build(options)
+    return FourWay(built) if options.four_way else built
 
 
 def _build_sift(options: MatcherOptions) -> Matcher[Any]:
@@ -68,6 +71,30 @@ def sift_extractor(options: MatcherOptions) -> Sift:
     )
 
 
+def _build_superpoint(options: MatcherOptions) -> Matcher[Any]:
+    from tiepoint.matchers.superpoint_extractor import build_superpoint
+
+    return build_superpoint(options)
+
+
+def _build_superpoint_superglue(options: MatcherOptions) -> Matcher[Any]:
+    from tiepoint.matchers.superglue_matcher import build_superpoint_superglue
+
+    return build_superpoint_superglue(options)
+
+
+def _build_sift_superglue(options: MatcherOptions) -> Matcher[Any]:
+    from tiepoint.matchers.superglue_matcher import build_sift_superglue
+
+    return build_sift_superglue(options)
+
+
+def _build_orb_superglue(options: MatcherOptions) -> Matcher[Any]:
+    from tiepoint.matchers.superglue_matcher import build_orb_superglue
+
+    return build_orb_superglue(options)
+
+
 _ALL = (
     Method(
         name="sift",
@@ -84,6 +111,38 @@ _ALL = (
         licence="Apache-2.0 (OpenCV)",
         needs_torch=False,
         build=_build_orb,
+    ),
+    Method(
+        name="superpoint",
+        summary="SuperPoint keypoints and descriptors, exact mutual nearest neighbours",
+        kind="sparse",
+        licence="Apache-2.0; weights as `tiepoint weights list` says",
+        needs_torch=True,
+        build=_build_superpoint,
+    ),
+    Method(
+        name="superpoint+superglue",
+        summary="SuperPoint keypoints, matched by the attention network SuperGlue",
+        kind="sparse",
+        licence="Apache-2.0; weights as `tiepoint weights list` says",
+        needs_torch=True,
+        build=_build_superpoint_superglue,
+    ),
+    Method(
+        name="sift+superglue",
+        summary="SIFT keypoints, matched by SuperGlue",
+        kind="sparse",
+        licence="Apache-2.0; weights as `tiepoint weights list` says",
+        needs_torch=True,
+        build=_build_sift_superglue,
+    ),
+    Method(
+        name="orb+superglue",
+        summary="ORB keypoints and bits, matched by SuperGlue",
+        kind="sparse",
+        licence="Apache-2.0; weights as `tiepoint weights list` says",
+        needs_torch=True,
+        build=_build_orb_superglue,
     ),
 )
 

@@ -111,7 +111,7 @@ _SUPERGLUE = (
         source="Sarlin, DeTone, Malisiewicz, Rabinovich: SuperGlue (CVPR 2020); Magic Leap",
         note=(
             "Over magicleap-superpoint, trained on ScanNet. Preset: long side 640 px, 1024 keypoints, "
-            "suppression radius 4 px, threshold 0.005, match threshold 0.2, 50 Sinkhorn iterations. Holds "
+            "suppression radius 4 px, threshold 0.005, match threshold 0.2, 100 Sinkhorn iterations. Holds "
             "to about 45 degrees of rotation in the image plane: beyond that, four-way. Pose AUC@5/10/20 on "
             "ScanNet 1500: 16.1/33.8/51.8."
         ),
@@ -129,7 +129,7 @@ _SUPERGLUE = (
         source="Sarlin, DeTone, Malisiewicz, Rabinovich: SuperGlue (CVPR 2020); Magic Leap",
         note=(
             "Over magicleap-superpoint, trained on MegaDepth. Preset: long side 1600 px, 2048 keypoints, "
-            "suppression radius 3 px, threshold 0.005, match threshold 0.2, 50 Sinkhorn iterations. Holds "
+            "suppression radius 3 px, threshold 0.005, match threshold 0.2, 100 Sinkhorn iterations. Holds "
             "to about 45 degrees of rotation in the image plane: beyond that, four-way. Pose AUC@5/10/20 on "
             "YFCC: 39.0/59.5/75.7."
         ),

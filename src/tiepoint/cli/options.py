@@ -1,0 +1,37 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def method_options(command: Command) -> Command:
+    """--method and what a matcher can be told."""
+    for option in (
+        click.option("--method", default="sift", show_default=True, help="See `tiepoint methods`."),
+        click.option("--weights", help="Weights by name or file; see `tiepoint weights list`."),
+        click.option(
+            "--max-size", type=click.IntRange(16), help="Long side, in pixels, of the image a method works on."
+        ),
+        click.option("--max-keypoints", type=click.IntRange(1), help="Most keypoints per image."),
+        click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps."),
+        click.option(
+            "--precision",
+            type=click.Choice(["fp32", "bf16", "fp16"]),
+            default="fp32",
+            show_default=True,
+            help="Number type of the networks.",
+        ),
+        click.option(
+            "--four-way",
+            is_flag=True,
+            help="Try image 1 turned by 0, 90, 180 and 270 degrees, for methods that do not turn.",
+        ),
+    ):
+        command = option(command)
+    return command

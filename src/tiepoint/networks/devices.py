@@ -1,0 +1,30 @@
+"""Where networks run, and in which number type."""
+
+from __future__ import annotations
+
+import torch
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def device_and_dtype(device: str, precision: str) -> tuple[torch.device, torch.dtype]:
+    """torch's device and number type for their names ("cpu", "cuda:1", "mps"; "fp32", "bf16", "fp16").
+
+    Raises ValueError for names torch does not know, devices this machine does not have, and fp16 on a CPU,
+    which has no arithmetic for it.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device: expected cpu, cuda, cuda:N or mps, got {device!r}") from error
+    if found.type == "cuda" and not (0 <= (found.index or 0) < torch.cuda.device_count()):
+        raise ValueError(
+            f"device: {device} asked for, but this machine has {torch.cuda.device_count()} of its kind"
+        )
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device: mps asked for, but this machine has none")
+    if precision not in _DTYPES:
+        raise ValueError(f"precision: expected one of {', '.join(_DTYPES)}, got {precision!r}")
+    if found.type == "cpu" and precision == "fp16":
+        raise ValueError("precision: fp16 needs a GPU; on a CPU use bf16 or fp32")
+    return found, _DTYPES[precision]
