@@ -22,7 +22,11 @@ def shifted(shift: tuple[float, float] = (0.1, -0.2), side: int = 40) -> DenseWa
     warp = np.concatenate([np.concatenate([own, there], -1), np.concatenate([back, own], -1)], 1)
     inside = np.concatenate([np.abs(there).max(-1) <= 1, np.abs(back).max(-1) <= 1], 1)
     return DenseWarp(
-        warp=np.clip(warp, -1, 1), certainty=inside.astype(np.float32), size0=SIZE0, size1=SIZE1, method="made"
+        warp=np.clip(warp, -1, 1),
+        certainty=inside.astype(np.float32),
+        size0=SIZE0,
+        size1=SIZE1,
+        method="made",
     )
 
 
@@ -132,7 +136,9 @@ def test_there_and_back_is_nothing_for_a_consistent_warp() -> None:
     assert warp.forward_backward_error_px()[warp.certainty > 0].max() < 1e-3
     broken = warp.warp.copy()
     broken[:, 40:, 0] += 0.1  # the way back is wrong by 0.05 of the width
-    errors = DenseWarp(warp=broken, certainty=warp.certainty, size0=SIZE0, size1=SIZE1).forward_backward_error_px()
+    errors = DenseWarp(
+        warp=broken, certainty=warp.certainty, size0=SIZE0, size1=SIZE1
+    ).forward_backward_error_px()
     assert np.median(errors[:, :40][warp.certainty[:, :40] > 0]) == pytest.approx(0.05 * 200, rel=0.01)
 
 
@@ -147,4 +153,9 @@ def test_image_1_seen_from_image_0() -> None:
 
 def test_shapes_are_checked() -> None:
     with pytest.raises(ValueError, match="expected a warp"):
-        DenseWarp(warp=np.zeros((4, 6, 2), np.float32), certainty=np.zeros((4, 6), np.float32), size0=SIZE0, size1=SIZE1)
+        DenseWarp(
+            warp=np.zeros((4, 6, 2), np.float32),
+            certainty=np.zeros((4, 6), np.float32),
+            size0=SIZE0,
+            size1=SIZE1,
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -38,10 +37,12 @@ def fill() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def states(fill: ModuleType) -> Iterator[dict[str, dict[str, torch.Tensor]]]:
+def states(fill: ModuleType) -> dict[str, dict[str, torch.Tensor]]:
     case, _ = fill.load_case(PARITY / "roma" / "coarse.json")
-    yield {
-        part: {key: torch.from_numpy(value) for key, value in fill.make_weights(case["weights"][part]).items()}
+    return {
+        part: {
+            key: torch.from_numpy(value) for key, value in fill.make_weights(case["weights"][part]).items()
+        }
         for part in ("roma", "dinov2")
     }
 
@@ -67,7 +68,7 @@ def swapped(pyramid: Pyramid) -> Pyramid:
 
 
 def symmetric(warp: torch.Tensor, certainty: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    grid = pixel_grid(*warp.shape[-2:], like=warp)[0]
+    grid = pixel_grid(warp.shape[-2:], warp)[0]
     both = torch.cat([torch.cat([grid, warp[0]]), torch.cat([warp[1], grid])], 2)
     return both.permute(1, 2, 0).numpy(), torch.cat([certainty[0], certainty[1]], 1).numpy()
 
@@ -169,5 +170,7 @@ def test_agrees_with_romatch_from_the_same_pictures(
     ours = roma.match_dense(*(roma.encode(Image(picture)) for picture in pictures))
     # Anchors of nearly equal probability may be told apart differently; none is here.
     np.testing.assert_allclose(ours.warp, warp[0].numpy(), atol=2e-5)
-    inside = np.abs(np.abs(ours.warp).max(-1) - 1) > 1e-4  # on the border, rounding decides between 0 and more
+    inside = (
+        np.abs(np.abs(ours.warp).max(-1) - 1) > 1e-4
+    )  # on the border, rounding decides between 0 and more
     np.testing.assert_allclose(ours.certainty[inside], certainty[0].numpy()[inside], atol=2e-3)

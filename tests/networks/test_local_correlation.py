@@ -45,7 +45,8 @@ def test_equals_its_definition(shape: tuple[int, int, int, int, int, int], radiu
 
 def test_a_known_shift_peaks_at_its_offset() -> None:
     map1 = torch.eye(12).view(1, 12, 3, 4)  # every cell its own channel
-    warp = torch.stack(torch.meshgrid((torch.arange(4) * 2 + 1) / 4 - 1, (torch.arange(3) * 2 + 1) / 3 - 1, indexing="xy"))
+    x, y = (torch.arange(4) * 2 + 1) / 4 - 1, (torch.arange(3) * 2 + 1) / 3 - 1
+    warp = torch.stack(torch.meshgrid(x, y, indexing="xy"))
     map0 = map1.roll((-1, -2), (2, 3))  # map0(x, y) = map1(x + 2, y + 1)
     window = local_correlation(map0, map1, warp[None], 2)[0, :, 0, 0].view(5, 5)
     assert divmod(int(window.argmax()), 5) == (2 + 1, 2 + 2)
@@ -80,7 +81,9 @@ def test_a_warp_that_left_the_picture_reads_nothing(value: float) -> None:
 def test_memory_does_not_grow_with_the_window() -> None:
     """A window of 15 x 15 unfolded would be 225 times the map; what is allocated is far less."""
     map0, map1, warp = made(1, 256, 24, 24, 24, 24)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
         local_correlation(map0, map1, warp, 7)
     allocated = sum(max(0, event.self_cpu_memory_usage) for event in profile.key_averages())
     assert allocated < 0.3 * 225 * map1.nbytes

@@ -55,6 +55,18 @@ class DenseWarp:
         """W: the columns of one half."""
         return self.certainty.shape[1] // 2
 
+    def swapped(self) -> DenseWarp:
+        """The same warp from image 1 to image 0."""
+        return DenseWarp(
+            warp=np.roll(self.warp, self.width, axis=1)[..., [2, 3, 0, 1]],
+            certainty=np.roll(self.certainty, self.width, axis=1),
+            size0=self.size1,
+            size1=self.size0,
+            extent0=self.extent1,
+            extent1=self.extent0,
+            method=self.method,
+        )
+
     def to_pixel_coordinates(self, rows: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Rows (..., 4) of `warp` as points (..., 2) of the full-size images 0 and 1, pixel centres at integers."""
         return (
@@ -131,10 +143,14 @@ class DenseWarp:
     def forward_backward_error_px(self) -> NDArray[np.float32]:
         """(H, 2 W) float32: how far each pixel comes back from where it started, in its own image's pixels."""
         left, right = self.warp[:, : self.width], self.warp[:, self.width :]
-        back0 = _read(right[..., :2], left[..., 2:].reshape(-1, 2)).reshape(left.shape[:2] + (2,))
-        back1 = _read(left[..., 2:], right[..., :2].reshape(-1, 2)).reshape(right.shape[:2] + (2,))
-        steps0 = _to_pixels(back0, self.size0, self.extent0) - _to_pixels(left[..., :2], self.size0, self.extent0)
-        steps1 = _to_pixels(back1, self.size1, self.extent1) - _to_pixels(right[..., 2:], self.size1, self.extent1)
+        back0 = _read(right[..., :2], left[..., 2:].reshape(-1, 2)).reshape((*left.shape[:2], 2))
+        back1 = _read(left[..., 2:], right[..., :2].reshape(-1, 2)).reshape((*right.shape[:2], 2))
+        steps0 = _to_pixels(back0, self.size0, self.extent0) - _to_pixels(
+            left[..., :2], self.size0, self.extent0
+        )
+        steps1 = _to_pixels(back1, self.size1, self.extent1) - _to_pixels(
+            right[..., 2:], self.size1, self.extent1
+        )
         return np.linalg.norm(np.concatenate([steps0, steps1], 1), axis=-1).astype(np.float32)
 
 

@@ -17,6 +17,7 @@ from tiepoint.images import Image, rgb_view
 from tiepoint.matchers.base import Matcher, MatcherOptions
 from tiepoint.matchers.dense_warp import DenseWarp
 from tiepoint.matchers.roma_network import SIZE_MULTIPLE_PX, Pyramid, RomaConfig, RomaNetwork, pixel_grid
+from tiepoint.networks.devices import device_and_dtype
 from tiepoint.networks.residual_trunk import TrunkConfig
 from tiepoint.weights.store import default_weights, load_strictly, load_weights
 
@@ -38,8 +39,6 @@ ROMA_SMALL_CONFIG = RomaConfig(
     displacement_dims={16: 32, 8: 16, 4: 8, 2: 8, 1: 4},
     hidden_blocks=3,
 )
-
-DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +107,7 @@ class Roma(Matcher[RomaEncoding]):
         options: RomaOptions,
         *,
         name: str = "roma",
-        device: str = "cpu",
+        device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.network = network.to(device).prepare_inference(dtype)
@@ -146,7 +145,7 @@ class Roma(Matcher[RomaEncoding]):
         """The warp both ways, with its certainty."""
         warp01, certainty01 = self._one_way(encoding0, encoding1)
         warp10, certainty10 = self._one_way(encoding1, encoding0)
-        grid = pixel_grid(*warp01.shape[-2:], like=warp01)[0]
+        grid = pixel_grid(warp01.shape[-2:], warp01)[0]
         left, right = torch.cat([grid, warp01]), torch.cat([warp10, grid])  # (4, H, W) each
         return DenseWarp(
             warp=torch.cat([left, right], 2).permute(1, 2, 0).contiguous().cpu().numpy(),
@@ -164,7 +163,7 @@ class Roma(Matcher[RomaEncoding]):
         if encoding0.fine is not None and encoding1.fine is not None:
             fine = encoding0.fine, encoding1.fine
         warp, certainty = (x[0] for x in self.network.match(encoding0.coarse, encoding1.coarse, fine))
-        grid = pixel_grid(*certainty.shape, like=warp)[0]
+        grid = pixel_grid(certainty.shape, warp)[0]
         padding = ~(_in_picture(grid, encoding0.extent) & _in_picture(warp, encoding1.extent))
         if encoding0.blank or encoding1.blank:
             padding = torch.ones_like(padding)
@@ -233,13 +232,6 @@ def build_roma_small(options: MatcherOptions) -> Roma:
 
 
 def _build(name: str, config: RomaConfig, options: MatcherOptions, *, default_size_px: int) -> Roma:
-    if options.precision == "fp16" and options.device == "cpu":
-        raise ValueError("precision: a CPU computes in fp32 or bf16, got 'fp16'")
+    device, dtype = device_and_dtype(options.device, options.precision)
     network = load_network(config, options.weights or default_weights(name))
-    return Roma(
-        network,
-        options_for(options, default_size_px),
-        name=name,
-        device=options.device,
-        dtype=DTYPES[options.precision],
-    )
+    return Roma(network, options_for(options, default_size_px), name=name, device=device, dtype=dtype)

@@ -95,8 +95,9 @@ class Refinement:
     certainty: Tensor
 
 
-def pixel_grid(height: int, width: int, like: Tensor) -> Tensor:
-    """(1, 2, H, W) float32, the (x, y) of pixel centres in [-1, 1]."""
+def pixel_grid(size: Sequence[int], like: Tensor) -> Tensor:
+    """(1, 2, H, W) float32 on the device of `like`, the (x, y) of the pixel centres of `size` (H, W) in [-1, 1]."""
+    height, width = size
     x = (torch.arange(width, device=like.device) * 2 + 1) / width - 1
     y = (torch.arange(height, device=like.device) * 2 + 1) / height - 1
     return torch.stack(torch.meshgrid(x, y, indexing="xy"))[None]
@@ -131,7 +132,7 @@ class GaussianProcess(nn.Module):
 
     def posterior(self, features: Tensor) -> Tensor:
         """(K + noise I)^-1 E of a target's features (B, C, h, w): (B, h w, dim), float32."""
-        positions = torch.cos(8 * math.pi * self.pos_conv(pixel_grid(*features.shape[-2:], like=features)))
+        positions = torch.cos(8 * math.pi * self.pos_conv(pixel_grid(features.shape[-2:], features)))
         embedded = positions.flatten(2).transpose(1, 2).expand(len(features), -1, -1)
         kernel = self._kernel(features, features)
         kernel = kernel + GP_NOISE * torch.eye(kernel.shape[-1], device=kernel.device)
@@ -183,7 +184,7 @@ class RefinerBlock(nn.Sequential):
 
     def _in_strips(self, x: Tensor) -> Tensor:
         """The same in strips of rows that stay in the cache, each with two rows more on either side."""
-        height, width = x.shape[-2:]
+        height = x.shape[-2]
         rows = max(1, STRIP_BYTES * height // x.nbytes)
         out = torch.empty_like(x)
         for top in range(0, height, rows):
@@ -199,7 +200,9 @@ class RefinerBlock(nn.Sequential):
 class Refiner(nn.Module):
     """Moves a warp at one scale, from both images' features there; RoMa, section 3.3 (from DKM)."""
 
-    def __init__(self, feature_dim: int, displacement_dim: int, radius: int | None, hidden_blocks: int) -> None:
+    def __init__(
+        self, feature_dim: int, displacement_dim: int, radius: int | None, hidden_blocks: int
+    ) -> None:
         super().__init__()
         self.radius = radius
         window = 0 if radius is None else (2 * radius + 1) ** 2
@@ -214,7 +217,7 @@ class Refiner(nn.Module):
 
         size_factor: the finest size relative to that of training.
         """
-        displacement = warp - pixel_grid(*warp.shape[-2:], like=warp)
+        displacement = warp - pixel_grid(warp.shape[-2:], warp)
         parts = [map0, sample_at(map1, warp), self.disp_emb(1.25 * size_factor * displacement)]
         if self.radius is not None:
             parts.append(local_correlation(map0, map1, warp, self.radius))
@@ -269,7 +272,9 @@ class RomaNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.trunk = (
-            VisionTransformer(config.trunk) if isinstance(config.trunk, VitConfig) else ResidualTrunk(config.trunk)
+            VisionTransformer(config.trunk)
+            if isinstance(config.trunk, VitConfig)
+            else ResidualTrunk(config.trunk)
         )
         self.encoder = Encoder(config.vgg_widths)
         backbone_dims = {COARSE: self.trunk.dim, **dict(zip((1, 2, 4, 8), config.vgg_widths, strict=True))}

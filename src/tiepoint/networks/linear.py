@@ -18,6 +18,8 @@ class Linear(nn.Linear):
         rows = input.to(self.weight.dtype)
         if rows.device.type != "cpu" or rows.dtype != torch.float32 or torch.is_grad_enabled():
             return super().forward(rows)
-        pixels = rows.reshape(1, -1, 1, self.in_features).permute(0, 3, 1, 2)  # (1, C, rows, 1), channels last
+        pixels = rows.reshape(1, -1, 1, self.in_features).permute(
+            0, 3, 1, 2
+        )  # (1, C, rows, 1), channels last
         out = F.conv2d(pixels, self.weight[:, :, None, None], self.bias)
         return out.permute(0, 2, 3, 1).reshape(*input.shape[:-1], self.out_features)

@@ -49,7 +49,9 @@ def local_correlation(map0: Tensor, map1: Tensor, warp: Tensor, radius: int) -> 
     corner = positions.floor()
     offsets = torch.arange(-radius, radius + 2, device=map1.device)
     index, inside = _window_rows(corner, offsets, height, width)
-    products = cast(Tensor, _GatheredProducts.apply(_rows(map0), _rows(map1).detach(), index.view(-1, side**2)))
+    products = cast(
+        Tensor, _GatheredProducts.apply(_rows(map0), _rows(map1).detach(), index.view(-1, side**2))
+    )
     products = (products.view_as(index) * inside).view(batch, h, w, side, side)
     x, y = (positions - corner)[..., None, None].unbind(-3)
     blended = torch.lerp(products[..., :-1], products[..., 1:], x)

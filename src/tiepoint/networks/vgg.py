@@ -23,7 +23,11 @@ class VggPyramid(nn.Module):
         channels = 3
         for width, count in zip(widths, CONVOLUTIONS, strict=True):
             for _ in range(count):
-                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+                layers += [
+                    nn.Conv2d(channels, width, 3, padding=1),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(inplace=True),
+                ]
                 channels = width
             layers.append(nn.MaxPool2d(2))
         self.layers = nn.Sequential(*layers[:-1])

@@ -154,7 +154,9 @@ class VisionTransformer(nn.Module):
         """Tokens (B, 1 + patches, dim) before the first block, class token first."""
         patches = self.patch_embed(images)  # (B, dim, h, w)
         height, width = patches.shape[-2:]
-        tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), patches.flatten(2).transpose(1, 2)], 1)
+        tokens = torch.cat(
+            [self.cls_token.expand(len(images), -1, -1), patches.flatten(2).transpose(1, 2)], 1
+        )
         return tokens + self.positions(height, width).to(tokens.dtype)
 
     def positions(self, height: int, width: int) -> Tensor:
