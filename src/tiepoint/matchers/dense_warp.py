@@ -53,7 +53,7 @@ class DenseWarp:
     @property
     def width(self) -> int:
         """W: the columns of one half."""
-        return self.certainty.shape[1] // 2
+        return int(self.certainty.shape[1]) // 2
 
     def swapped(self) -> DenseWarp:
         """The same warp from image 1 to image 0."""
@@ -151,7 +151,8 @@ class DenseWarp:
         steps1 = _to_pixels(back1, self.size1, self.extent1) - _to_pixels(
             right[..., 2:], self.size1, self.extent1
         )
-        return np.linalg.norm(np.concatenate([steps0, steps1], 1), axis=-1).astype(np.float32)
+        steps = np.concatenate([steps0, steps1], 1)
+        return np.asarray(np.hypot(steps[..., 0], steps[..., 1]), np.float32)
 
 
 def density(rows: NDArray[np.float32]) -> NDArray[np.float32]:

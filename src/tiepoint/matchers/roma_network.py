@@ -179,7 +179,9 @@ class RefinerBlock(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.nbytes < KEPT_BYTES or x.device.type != "cpu" or len(x) > 1 or torch.is_grad_enabled():
-            return cast(Tensor, super().forward(x))
+            for layer in self:
+                x = layer(x)
+            return x
         return self._in_strips(x)
 
     def _in_strips(self, x: Tensor) -> Tensor:
@@ -364,7 +366,9 @@ class RomaNetwork(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear) and id(module) not in kept:
                 module.to(dtype)
-        return self.to(memory_format=torch.channels_last)
+            if isinstance(module, nn.Conv2d):
+                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+        return self
 
     @property
     def _gp(self) -> GaussianProcess:

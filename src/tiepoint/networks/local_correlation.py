@@ -7,6 +7,7 @@ gradient of that sum by its weights, so each is one call that holds no gathered 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -49,9 +50,7 @@ def local_correlation(map0: Tensor, map1: Tensor, warp: Tensor, radius: int) -> 
     corner = positions.floor()
     offsets = torch.arange(-radius, radius + 2, device=map1.device)
     index, inside = _window_rows(corner, offsets, height, width)
-    products = cast(
-        Tensor, _GatheredProducts.apply(_rows(map0), _rows(map1).detach(), index.view(-1, side**2))
-    )
+    products = _gathered_products(_rows(map0), _rows(map1).detach(), index.view(-1, side**2))
     products = (products.view_as(index) * inside).view(batch, h, w, side, side)
     x, y = (positions - corner)[..., None, None].unbind(-3)
     blended = torch.lerp(products[..., :-1], products[..., 1:], x)
@@ -108,3 +107,6 @@ class _GatheredProducts(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         table, index = ctx.saved_tensors
         return F.embedding_bag(index, table, per_sample_weights=grads[0].contiguous(), mode="sum"), None, None
+
+
+_gathered_products = cast(Callable[[Tensor, Tensor, Tensor], Tensor], _GatheredProducts.apply)

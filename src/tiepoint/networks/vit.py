@@ -148,7 +148,7 @@ class VisionTransformer(nn.Module):
             tokens = block(tokens)
         patches = self.norm(tokens[:, 1:])
         height, width = (side // self.stride for side in images.shape[-2:])
-        return cast(Tensor, patches.transpose(1, 2).unflatten(2, (height, width)))
+        return cast(Tensor, patches.transpose(1, 2).reshape(len(images), -1, height, width))
 
     def embed(self, images: Tensor) -> Tensor:
         """Tokens (B, 1 + patches, dim) before the first block, class token first."""
@@ -164,7 +164,7 @@ class VisionTransformer(nn.Module):
         side = self.config.table_side
         if (height, width) == (side, side):
             return self.pos_embed
-        table = self.pos_embed[:, 1:].float().unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        table = self.pos_embed[:, 1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
         # DINOv2 asked for a tenth of a patch more, against rounding, and its weights know the table so.
         factors = ((height + 0.1) / side, (width + 0.1) / side)
         resized = F.interpolate(table, scale_factor=factors, mode="bicubic")  # (1, dim, height, width)
