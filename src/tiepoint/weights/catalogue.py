@@ -203,7 +203,54 @@ _LOFTR: tuple[WeightsEntry, ...] = (
     ),
 )
 
-_ROMA: tuple[WeightsEntry, ...] = ()
+_ROMA_RELEASE = "https://github.com/Parskatt/storage/releases/download/roma/"
+_ROMA_LICENCE = "MIT (the repository that publishes the file; the weights have no licence text of their own)"
+_ROMA = (
+    WeightsEntry(
+        name="roma_outdoor",
+        method="roma",
+        file_name="roma_outdoor.pth",
+        url=_ROMA_RELEASE + "roma_outdoor.pth",
+        size_bytes=445_647_516,
+        sha256="c7a45c80d41ad788a63c641d1b686d7cb3f297f40097c6f4e75039889e5cc8ba",
+        licence=_ROMA_LICENCE,
+        commercial_use=True,
+        source="Edstedt, Sun, Bökman, Wadenbäck, Felsberg: RoMa (CVPR 2024); Johan Edstedt",
+        note=(
+            "Needs dinov2_vitl14 too. Trained on MegaDepth at 560 x 560. Preset: 560, second pass at 864. The "
+            "decoder's anchors wrap round at the rim, as they did in training. Pose AUC@5/10/20 on MegaDepth "
+            "1500: 62.6/76.7/86.3 (672, second pass at 1344)."
+        ),
+    ),
+    WeightsEntry(
+        name="roma_indoor",
+        method="roma",
+        file_name="roma_indoor.pth",
+        url=_ROMA_RELEASE + "roma_indoor.pth",
+        size_bytes=None,
+        sha256=None,
+        licence=_ROMA_LICENCE,
+        commercial_use=True,
+        source="Edstedt, Sun, Bökman, Wadenbäck, Felsberg: RoMa (CVPR 2024); Johan Edstedt",
+        note=(
+            "Needs dinov2_vitl14 too. Trained on MegaDepth and ScanNet at 560 x 560. Preset: 560, second pass "
+            "at 864. The decoder's anchors wrap round at the rim, as they did in training. Published MD5 "
+            "349a17aaa21883bb164b1a5884febb21. Pose AUC@5/10/20 on ScanNet 1500: 31.8/53.4/70.9."
+        ),
+    ),
+    WeightsEntry(
+        name="dinov2_vitl14",
+        method="roma's coarse trunk",
+        file_name="dinov2_vitl14_pretrain.pth",
+        url="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
+        size_bytes=1_217_586_395,
+        sha256="d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
+        licence="Apache-2.0",
+        commercial_use=True,
+        source="Oquab et al.: DINOv2 (TMLR 2024); Meta AI",
+        note="ViT-L/14 without registers. Not a matcher: roma_outdoor and roma_indoor are used with it.",
+    ),
+)
 
 _RELF_SHARE = (
     "Not to be fetched by a program: the publisher's README (github.com/bluedream1121/RELF) links a share with a "
