@@ -46,6 +46,7 @@ def match(
     max_keypoints: int | None,
     device: str,
     precision: Any,
+    commercial_only: bool,
     four_way: bool,
     model: Any,
     threshold: float | None,
@@ -66,6 +67,7 @@ def match(
         device=device,
         precision=precision,
         four_way=four_way,
+        commercial_only=commercial_only,
     )
     try:
         found = matcher(method, options)

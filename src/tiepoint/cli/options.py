@@ -28,6 +28,7 @@ def method_options(*, default: str) -> Callable[[Command], Command]:
             show_default=True,
             help="Number type of the networks.",
         ),
+        click.option("--commercial-only", is_flag=True, help="Refuse weights whose licence forbids commercial use."),
         click.option(
             "--four-way",
             is_flag=True,

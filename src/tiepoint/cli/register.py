@@ -74,6 +74,7 @@ def register(
     max_keypoints: int | None,
     device: str,
     precision: Any,
+    commercial_only: bool,
     four_way: bool,
     model: Any,
     mask: Path | None,
@@ -112,6 +113,7 @@ def register(
             device=device,
             precision=precision,
             four_way=four_way,
+            commercial_only=commercial_only,
         ),
         registration=RegistrationConfig(
             model=model,
