@@ -17,6 +17,7 @@ import pytest
 from tiepoint.geometry import Transform, frame_corners
 from tiepoint.images import Image, ImageError, read_image, write_image
 from tiepoint.registration.batch import BatchConfig, RunInUse, run_batch
+from tiepoint.registration.records import read_jsonl
 from tiepoint.registration.sources import find_sources
 
 from drawings import SIZE, TRUTHS, drawn
@@ -33,7 +34,8 @@ def contents(folder):
 
 def run(folder, out="out", **options):
     config = BatchConfig(template=folder / "template.png")
-    return run_batch(config, find_sources([str(folder / "sources")]), folder / out, **options)
+    run_batch(config, find_sources([str(folder / "sources")]), folder / out, **options)
+    return read_jsonl(folder / out / "registrations.jsonl")
 
 
 def test_outputs_and_records(folder):

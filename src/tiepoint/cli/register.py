@@ -91,7 +91,7 @@ def register(
 ) -> None:
     """Bring SOURCES (files, folders, patterns) into the frame of TEMPLATE.
 
-    Writes aligned images and masks of their valid area, registrations.jsonl and .csv. A run that was
+    Writes aligned images and masks of their valid area, registrations.jsonl and .csv, and report.html. A run that was
     interrupted goes on where it stopped when started again. Ends with 0 when all sources were accepted, 2 when
     some were rejected or unreadable, 1 for bad usage or when nothing could be read.
     """
@@ -135,10 +135,12 @@ def register(
             def progress(record: dict[str, Any], reused: bool) -> None:
                 counts[record["status"]] += 1
                 counts["reused"] += reused
+                if record["status"] != "accepted":
+                    bar.write(_refusal(record))
                 bar.set_postfix(accepted=counts["accepted"], refused=sum_refused(counts), refresh=False)
                 bar.update()
 
-            records = run_batch(
+            run_batch(
                 config,
                 found,
                 out,
@@ -149,17 +151,18 @@ def register(
             )
     except (ImageError, MethodUnavailable, RunInUse, ValueError, OSError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
-    for record in records:
-        if record["status"] != "accepted":
-            more = len(record["reasons"]) - 1
-            others = f" (and {more} more reasons)" if more > 0 else ""
-            click.echo(f"{record['status']:10s} {record['source']}: {record['reasons'][0]}{others}")
     reused = f", {counts['reused']} of an earlier run" if counts["reused"] else ""
-    click.echo(f"{counts['accepted']} accepted, {sum_refused(counts)} refused of {len(records)}{reused}: {out}")
-    if counts["unreadable"] == len(records):
+    click.echo(f"{counts['accepted']} accepted, {sum_refused(counts)} refused of {len(found)}{reused}: {out / 'report.html'}")
+    if counts["unreadable"] == len(found):
         click.get_current_context().exit(1)
-    if counts["accepted"] < len(records):
+    if counts["accepted"] < len(found):
         click.get_current_context().exit(2)
+
+
+def _refusal(record: dict[str, Any]) -> str:
+    more = len(record["reasons"]) - 1
+    others = f" (and {more} more reasons)" if more > 0 else ""
+    return f"{record['status']:10s} {record['source']}: {record['reasons'][0]}{others}"
 
 
 def sum_refused(counts: Counter[str]) -> int:

@@ -13,6 +13,7 @@ import itertools
 import json
 import multiprocessing
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -50,7 +51,9 @@ from tiepoint.registration.records import (
     write_jsonl,
 )
 from tiepoint.registration.register import Registrar, RegistrationConfig
+from tiepoint.registration.report import write_report
 from tiepoint.registration.sources import Source
+from tiepoint.registration.thumbnails import thumbnails
 from tiepoint.registration.warp import valid_mask, warp_image
 
 
@@ -106,6 +109,9 @@ class _Folder:
     def record(self, name: str) -> Path:
         return self.state / "records" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
 
+    def thumbnails(self, name: str) -> Path:
+        return self.record(name).with_suffix(".jpg")
+
     def remove_partial_files(self) -> None:
         """What a killed run left half-written; nobody else writes here while the lock is held."""
         for partial in self.root.rglob(".*.partial"):
@@ -121,13 +127,14 @@ def run_batch(
     ray: str | None = None,
     overwrite: bool = False,
     progress: Callable[[Record, bool], None] = lambda _record, _reused: None,
-) -> list[Record]:
+) -> Counter[str]:
     """Register every source and write aligned images, masks and summaries into the folder `out`.
 
     workers: processes; the outputs are the same bytes for any number. ray: address of a Ray cluster on which to
     start them ("local": one on this machine); None: processes of this machine, without Ray. overwrite: do everything again.
     progress: called with each record as it is made, and whether it was there already.
-    Returns the records in the order of `sources`.
+    Returns how many sources came to each status. Records are read back from their files for the summaries, so
+    that memory does not grow with the number of sources.
 
     Raises ImageError when the template or mask cannot be read, ValueError or MethodUnavailable for a method
     that is not there, RunInUse when another run holds the folder, OSError when `out` cannot be written.
@@ -144,22 +151,33 @@ def run_batch(
     try:
         folder.remove_partial_files()
         digest = config.digest()
-        records: dict[str, Record] = {}
+        counts: Counter[str] = Counter()
         waiting: list[Source] = []
         for source in sources:
             record = None if overwrite else _finished(folder, source, digest)
             if record is None:
                 waiting.append(source)
             else:
-                records[source.name] = record
+                counts[record["status"]] += 1
                 progress(record, True)
+        unwritten: dict[str, Record] = {}
         for name, record in _work_through(config, waiting, folder, digest, workers, ray):
-            records[name] = record
+            counts[record["status"]] += 1
+            if record["status"] == "unwritten":  # nor may its record be on the disk
+                unwritten[name] = record
             progress(record, False)
-        ordered = [records[source.name] for source in sources]
-        write_jsonl(out / "registrations.jsonl", ordered)
-        write_csv(out / "registrations.csv", ordered)
-        return ordered
+
+        def records() -> Iterator[Record]:
+            for source in sources:
+                yield unwritten.get(source.name) or _stored_record(folder, source)
+
+        write_jsonl(out / "registrations.jsonl", records())
+        write_csv(out / "registrations.csv", records())
+        template = read_image(config.template, max_pixels=config.max_pixels)
+        write_report(
+            out / "report.html", records(), template, lambda index: _thumbnails(folder, sources[index])
+        )
+        return counts
     finally:
         lock.release()
 
@@ -177,6 +195,19 @@ def _finished(folder: _Folder, source: Source, digest: str) -> Record | None:
         return dict(record)
     except (OSError, ValueError, KeyError, TypeError):  # not there, or not ours
         return None
+
+
+def _stored_record(folder: _Folder, source: Source) -> Record:
+    """The record of a source that was worked on, from its file."""
+    try:
+        return dict(json.loads(folder.record(source.name).read_text(encoding="utf-8"))["record"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return unreadable_record(str(source.path), f"its record could not be read back: {error}")
+
+
+def _thumbnails(folder: _Folder, source: Source) -> bytes | None:
+    path = folder.thumbnails(source.name)
+    return path.read_bytes() if path.is_file() else None
 
 
 def _key(digest: str, content: bytes) -> str:
@@ -295,6 +326,9 @@ class _Worker:
         seconds = {"decode": decoded - started, **result.seconds}
         before_writing = time.perf_counter()
         try:
+            write_atomically(
+                self.folder.thumbnails(source.name), thumbnails(self.registrar.template, image, result)
+            )
             if result.accepted and result.transform is not None:
                 record["aligned"] = self._write_outputs(source, image, result.transform)
         except OSError as error:

@@ -7,12 +7,12 @@ import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from tiepoint.geometry import Transform
-from tiepoint.images import write_atomically
+from tiepoint.images import open_atomically
 from tiepoint.registration.register import Registration
 from tiepoint.registration.verdict import hull_share, occupied_cells
 
@@ -120,7 +120,9 @@ def _empty(source: str) -> Record:
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> None:
     """One JSON object a line, whole or not at all."""
-    write_atomically(path, "".join(f"{to_json(record)}\n" for record in records))
+    with open_atomically(path) as file:
+        for record in records:
+            file.write(f"{to_json(record)}\n".encode())
 
 
 def to_json(record: Record) -> str:
@@ -144,8 +146,12 @@ def read_jsonl(path: Path) -> list[Record]:
 
 def write_csv(path: Path, records: Iterable[Record]) -> None:
     """A line per source with the columns a spreadsheet wants, whole or not at all."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, _CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    with open_atomically(path) as binary, io.TextIOWrapper(binary, encoding="utf-8", newline="") as file:
+        _write_csv(file, records)
+
+
+def _write_csv(file: TextIO, records: Iterable[Record]) -> None:
+    writer = csv.DictWriter(file, _CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for record in records:
         row = {**record, "reasons": "; ".join(record["reasons"])}
@@ -154,7 +160,6 @@ def write_csv(path: Path, records: Iterable[Record]) -> None:
         if matrix is not None:
             row |= {f"h{i + 1}{j + 1}": matrix[i][j] for i in range(3) for j in range(3)}
         writer.writerow(row)
-    write_atomically(path, buffer.getvalue())
 
 
 def _finite(value: Any) -> Any:

@@ -60,7 +60,7 @@ def shrunk(strip: bytes, max_bytes: int) -> bytes:
             (NUM_PANES * round(wanted), max(1, round(height * wanted / pane))),
             interpolation=cv2.INTER_AREA,
         )
-        shorter = _encode(small[..., ::-1], 55)
+        shorter = _encode(np.asarray(small[..., ::-1], np.uint8), 55)
         if len(shorter) <= max_bytes or wanted <= 64 or wanted >= pane:
             return shorter
         wanted *= 0.88
@@ -118,7 +118,7 @@ def _aligned(
 
 def _residuals(aligned: NDArray[np.uint8], registration: Registration, zoom: float) -> NDArray[np.uint8]:
     """The inliers' residuals as arrows over the dimmed aligned pane."""
-    gray: NDArray[np.uint8] = cv2.cvtColor(aligned, cv2.COLOR_RGB2GRAY)
+    gray = np.asarray(cv2.cvtColor(aligned, cv2.COLOR_RGB2GRAY), np.uint8)
     pane = np.dstack([gray // 2] * 3)
     inliers = np.flatnonzero(registration.estimate.inliers)
     if len(inliers) == 0 or registration.transform is None:
