@@ -133,7 +133,11 @@ def to_json(record: Record) -> str:
 def read_jsonl(path: Path) -> list[Record]:
     """The lines of `write_jsonl`. Raises ValueError naming the file and line that is none."""
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is no registrations.jsonl: {error}") from error
+    for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
