@@ -3,10 +3,10 @@
     python benchmarks/register.py --photographs DIR [--count 40] [--rounds 2] [--workers 2]
 
 In each round another photograph, enlarged, is the template; it is seen again by known homographies in other light
-with noise, as JPEG files, --count of them in all rounds together. The plain script runs SIFT at full size on template and source
-each time, a ratio test, RANSAC, a full-size warp and imwrite. The floor is decoding, warping and encoding alone,
-with the true transform, by as many processes as tiepoint has. Each side runs in processes of its own, the sides
-taking turns round by round; starting up counts.
+with noise, as JPEG files, --count of them in all rounds together. The plain script runs SIFT at full size on
+template and source each time, a ratio test, RANSAC, a full-size warp and imwrite. The floor is decoding, warping
+and encoding alone, with the true transform, by as many processes as tiepoint has. Each side runs in processes of
+its own, the sides taking turns round by round; starting up counts.
 """
 
 from __future__ import annotations
@@ -151,14 +151,15 @@ def tiepoint_run(
     template: Path, sources: Sequence[Path], out: Path, workers: int, *, refine: bool
 ) -> dict[str, list[list[float]] | None]:
     from tiepoint.registration.batch import BatchConfig, run_batch
+    from tiepoint.registration.records import read_jsonl
     from tiepoint.registration.register import RegistrationConfig
     from tiepoint.registration.sources import Source
 
     config = BatchConfig(template=template, registration=RegistrationConfig(refine=refine))
-    records = run_batch(config, [Source(path, path.stem) for path in sources], out, workers=workers)
+    run_batch(config, [Source(path, path.stem) for path in sources], out, workers=workers)
     return {
         Path(record["source"]).name: record["matrix_template_from_source"] if record["aligned"] else None
-        for record in records
+        for record in read_jsonl(out / "registrations.jsonl")
     }
 
 
