@@ -53,6 +53,19 @@ def test_the_impossible_is_refused_with_reasons(registrar, kind):
     assert all(result.verdict.reasons)
 
 
+def test_the_mirror_image_of_a_symmetric_object_is_refused():
+    """All of a facade but its lettering and one row of ornaments is symmetric: the mirrored photograph fits well."""
+    half = drawn(seed=3, size=(320, 480))
+    pixels = np.ascontiguousarray(np.hstack([half, half[:, ::-1]]))
+    other = drawn(seed=4)
+    pixels[150:300] = other[150:300]
+    registrar = Registrar(Image(pixels), matcher("sift"))
+    result = registrar.register(Image(np.ascontiguousarray(pixels[:, ::-1])))
+    assert [check.name for check in result.verdict.checks if not check.passed] == ["handedness"]
+    assert "mirrored" in result.verdict.reasons[0]
+    assert registrar.register(Image(pixels)).accepted
+
+
 def test_bounds_refuse_what_fixture_and_camera_cannot_do(template_pixels):
     upright = RegistrationConfig(limits=Limits(max_rotation_deg=20, scale_range=(0.9, 1.1)))
     registrar = Registrar(Image(template_pixels), matcher("sift"), upright)

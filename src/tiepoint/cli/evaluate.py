@@ -164,11 +164,20 @@ def registration(data: Path, unrelated: int, subset: int | None, seed: int, **co
     """
     from tiepoint.evaluation.registration import RegistrationTrust
     from tiepoint.evaluation.registration_pairs import registration_pairs
+    from tiepoint.matchers import MatcherOptions
 
+    if common["self_check"]:
+        raise click.UsageError("--self-check: true correspondences cannot be registered; name a --method")
     common["methods"] = common["methods"] or ("sift",)
     with usage_errors():
         pairs = registration_pairs(data, unrelated=unrelated, subset=subset, seed=seed)
-    run(RegistrationTrust(seed=seed), pairs, data, {"subset": subset, "unrelated": unrelated}, **common)
+    options = MatcherOptions(
+        max_size_px=common["max_size"],
+        max_num_keypoints=common["max_keypoints"],
+        weights=common["weights"],
+        device=common["device"],
+    )
+    run(RegistrationTrust(seed=seed, options=options), pairs, data, {"subset": subset, "unrelated": unrelated}, **common)
 
 
 class usage_errors:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -15,8 +15,7 @@ from tiepoint.evaluation.report import Cell, Chart, Curve, Report, Table
 from tiepoint.evaluation.run import Encoded, Measured, Protocol
 from tiepoint.evaluation.sources import Frame
 from tiepoint.geometry import Matches, Transform, frame_corners
-from tiepoint.images import Image
-from tiepoint.matchers import Matcher
+from tiepoint.matchers import MatcherOptions, matcher
 from tiepoint.registration import Registrar, Registration, RegistrationConfig
 from tiepoint.registration.prediction import common_corners
 
@@ -56,10 +55,11 @@ class RegistrationTrust(Protocol[ImagePair, RegistrationRecord]):
     """Acceptance of pairs that belong together and of pairs that do not; predicted against true error.
 
     Pairs with a known transform are `PlanePair`, all others must not be accepted. Image 0 is the source, image 1
-    the template. seed: of the robust fits.
+    the template. seed: of the robust fits. options: of the methods, which are those of the catalogue.
     """
 
     seed: int = 0
+    options: MatcherOptions = field(default_factory=MatcherOptions)
 
     record_type = RegistrationRecord
 
@@ -70,8 +70,8 @@ class RegistrationTrust(Protocol[ImagePair, RegistrationRecord]):
         encoded1: Encoded,
         matches: Matches,
     ) -> RegistrationRecord:
-        registrar = _registrar(encoded1.frame, matches.method, self.seed)
-        result = registrar.register(encoded0.frame.image, matches)
+        registrar = _registrar(encoded1.frame, matches.method, self.options, self.seed)
+        result = registrar.register(encoded0.frame.image, encoded0.encoding)
         failed = [check.name for check in result.verdict.checks if not check.passed]
         if result.verdict.failure is not None:
             failed.append(result.verdict.failure.split(":")[0])
@@ -111,27 +111,9 @@ class RegistrationTrust(Protocol[ImagePair, RegistrationRecord]):
         )
 
 
-class _AtHand(Matcher[Matches | None]):
-    """For a registrar whose matches are made elsewhere: it is handed them in place of a source's encoding."""
-
-    def __init__(self, method: str) -> None:
-        self._method = method
-
-    @property
-    def name(self) -> str:
-        return self._method
-
-    def encode(self, image: Image) -> None:
-        return None
-
-    def match(self, encoding0: Matches | None, encoding1: Matches | None) -> Matches:
-        assert encoding0 is not None
-        return encoding0
-
-
 @lru_cache(maxsize=4)  # pairs come template by template
-def _registrar(template: Frame, method: str, seed: int) -> Registrar[Matches | None]:
-    return Registrar(template.image, _AtHand(method), RegistrationConfig(seed=seed))
+def _registrar(template: Frame, method: str, options: MatcherOptions, seed: int) -> Registrar[Any]:
+    return Registrar(template.image, matcher(method, options), RegistrationConfig(seed=seed))
 
 
 def _is_refined(result: Registration) -> bool:

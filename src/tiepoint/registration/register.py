@@ -26,6 +26,7 @@ from tiepoint.registration.verdict import (
     Verdict,
     evidence_checks,
     geometric_checks,
+    handedness_check,
     outcome_checks,
 )
 
@@ -35,6 +36,9 @@ _MATCHED = (1.3, 0.10)
 _REFINED = (2.4, 0.02)
 """Inflation of the standard deviations and floor in pixels, for fits to matches and to intensities; see
 docs/registration.md for the calibration."""
+
+_DOUBTFUL_LIKENESS = 0.75
+"""Below it a result that passes all else is held against the mirrored source, which takes another encoding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +119,13 @@ class Registrar(Generic[Encoding]):
         if encoding is None:
             encoding = self.matcher.encode(source)
         clock.lap("encode")
-        matches = self.matcher.match(encoding, self._encoding)
-        if self.mask is not None:
-            matches = matches[_inside(matches.points1, self.mask)]
+        matches = self._match(encoding)
         clock.lap("match")
         return self._judge(source, matches, clock)
+
+    def _match(self, encoding: Encoding) -> Matches:
+        matches = self.matcher.match(encoding, self._encoding)
+        return matches if self.mask is None else matches[_inside(matches.points1, self.mask)]
 
     def _judge(self, source: Image, matches: Matches, clock: _Clock) -> Registration:
         """Fit, refine and test, the cheap tests first: what fails them is not looked at further."""
@@ -146,6 +152,8 @@ class Registrar(Generic[Encoding]):
         clock.lap("refine")
         alike = self._likeness(gray, transform)
         checks += outcome_checks(alike, prediction, self.template.size, config.limits)
+        if alike.structure < _DOUBTFUL_LIKENESS and all(check.passed for check in checks):
+            checks += (handedness_check(alike.structure, self._mirrored_likeness(source)),)
         clock.lap("check")
         return Registration(
             transform=transform,
@@ -158,6 +166,20 @@ class Registrar(Generic[Encoding]):
             method=self.matcher.name,
             seconds=clock.seconds,
         )
+
+    def _mirrored_likeness(self, source: Image) -> float:
+        """The likeness that the source reaches turned left to right, 0 where that is no alignment."""
+        config = self.config
+        mirrored = Image(np.ascontiguousarray(source.pixels[:, ::-1]))
+        matches = self._match(self.matcher.encode(mirrored))
+        estimate = fit(matches, config.model, threshold_px=config.threshold_px, seed=config.seed)
+        if estimate.model is None:
+            return 0.0
+        checks = evidence_checks(estimate, matches, config.limits, seed=config.seed)
+        checks += geometric_checks(estimate.model, matches, config.limits)
+        if not all(check.passed for check in checks):
+            return 0.0
+        return self._likeness(gray_view(mirrored), estimate.model).structure
 
     def _refine(self, gray: NDArray[np.uint8], start: Transform, prediction: ErrorPrediction) -> Refinement:
         if self._tiles is None:
