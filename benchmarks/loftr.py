@@ -79,10 +79,8 @@ def speed(options: argparse.Namespace) -> None:
     reference, cpu_reference = (statistics.median(taken["kornia fp32"]) for taken in (times, cpu_times))
     for name, taken in times.items():
         median, cpu = statistics.median(taken), statistics.median(cpu_times[name])
-        print(
-            f"{name:14s} {median:6.3f} s (least {min(taken):.3f}, most {max(taken):.3f})  "
-            f"{reference / median:4.2f} x; {cpu:6.3f} CPU s, {cpu_reference / cpu:4.2f} x; {agreement(found['kornia fp32'], found[name])}"
-        )
+        print(f"{name}: {median:.3f} s (least {min(taken):.3f}, most {max(taken):.3f}), {reference / median:.2f} x")
+        print(f"  {cpu:.3f} CPU s, {cpu_reference / cpu:.2f} x; {agreement(found['kornia fp32'], found[name])}")
     for (name, inference), limit in zip(fast.items(), peak, strict=True):
         print(f"stages, {name}:")
         for stage, seconds, flops in stages(inference, pictures, options.repeats):
