@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraint
 
 demo: .venv/base  ## register sample photographs with the default method
 	$(BIN)/python examples/make_sample.py demo
-	$(BIN)/tiepoint register demo/template.png demo/sources --out demo/registered --overlays; \
+	$(BIN)/tiepoint register demo/template.png demo/photographs --out demo/registered --overlays; \
 	  test $$? -eq 2  # 2: the sample holds one unrelated picture, which must be refused
 	@echo "report: $(CURDIR)/demo/registered/report.html"
 

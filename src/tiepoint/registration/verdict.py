@@ -185,8 +185,8 @@ def evidence_checks(
             value=support,
             limit=limits.min_log10_support,
             passed=support >= limits.min_log10_support,
-            message=f"{len(inliers)} agreeing points of {distinct} could be chance: support 10^{support:.1f}"
-            f" (limit 10^{limits.min_log10_support:g})",
+            message=f"{len(inliers)} agreeing points of {distinct} could be chance: evidence"
+            f" {max(support, 0.0):.1f} (limit {limits.min_log10_support:g}, powers of ten)",
         ),
         Check(
             name="coverage",
@@ -201,8 +201,9 @@ def evidence_checks(
             value=inconsistency,
             limit=allowed,
             passed=inconsistency <= allowed,
-            message=f"source to template and template to source differ by {inconsistency:.1f} px"
-            f" (limit {allowed:.1f})",
+            message="there is no alignment from template to source that agrees with the one from source to template"
+            if np.isinf(inconsistency)
+            else f"source to template and template to source differ by {inconsistency:.1f} px (limit {allowed:.1f})",
         ),
     )
 
