@@ -7,8 +7,8 @@ import tiepoint
 
 PACKAGE = Path(tiepoint.__file__).parent
 LAYERS = (
-    "images", "geometry", "estimation", "networks", "weights", "matchers", "registration", "sets", "training",
-    "evaluation", "plot", "cli", "web",
+    "images", "geometry", "estimation", "networks", "weights", "matchers", "registration", "training",
+    "evaluation", "plot", "cli",
 )  # fmt: skip
 FORBIDDEN = {"torchvision", "timm", "xformers", "kornia", "romatch", "e2cnn", "escnn"}
 LEARNED = {"torch", "safetensors"}

@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
+from tiepoint.evaluation.contestants import CatalogueMethod, Contestant, Encoder, Oracle
 from tiepoint.evaluation.homography import COLUMNS, Homography
 from tiepoint.evaluation.layouts import HPATCHES_LARGE, homography_pairs
-from tiepoint.evaluation.run import CatalogueMethod, Contestant, Encoder, Oracle, evaluate
+from tiepoint.evaluation.run import evaluate
 from tiepoint.evaluation.session import run_session
 from tiepoint.geometry import Transform
 from tiepoint.matchers import MatcherOptions
@@ -166,9 +167,7 @@ def test_other_settings_and_other_data_never_reuse_results(sequences, tmp_path):
     def matched(threshold_px):
         counting = Counting()
         pairs = homography_pairs(sequences)
-        run_session(
-            Homography(threshold_px=threshold_px), [counting], pairs, data=sequences, out=tmp_path / "out"
-        )
+        run_session(Homography(threshold_px=threshold_px), [counting], pairs, data=sequences, out=tmp_path / "out")
         return len(counting.matched)
 
     assert (matched(3), matched(3), matched(1)) == (6, 0, 6)
@@ -180,9 +179,7 @@ def test_errors_are_measured_at_the_points_where_there_are_some(tmp_path):
     folder = tmp_path / "data/pair"
     write_sequence(folder, warps={"2": WARPS["2"]})
     points = np.array([[10.0, 10], [20, 30]])
-    np.savetxt(
-        folder / "points_1_2.txt", np.concatenate([points, WARPS["2"](points) + np.array([3, 4])], axis=1)
-    )
+    np.savetxt(folder / "points_1_2.txt", np.concatenate([points, WARPS["2"](points) + np.array([3, 4])], axis=1))
     (pair,) = homography_pairs(tmp_path / "data")
     (measured,) = run([pair], Oracle(0.0), tmp_path)
     assert measured.record.error_px["fit"] == pytest.approx(5, abs=1e-3)

@@ -91,9 +91,7 @@ def test_only_the_strongest_keypoints_count():
     first = features([[10, 50], [40, 50]], [0.1, 0.9])
     second = features([[60, 50], [30, 50]], [0.9, 0.1])
     assert keypoint_measures(SHIFT, first, second, top=1).repeatability == 1
-    assert (
-        keypoint_measures(SHIFT, first, features([[60, 50], [30, 50]], [0.1, 0.9]), top=1).repeatability == 0
-    )
+    assert keypoint_measures(SHIFT, first, features([[60, 50], [30, 50]], [0.1, 0.9]), top=1).repeatability == 0
 
 
 def test_nothing_shared_repeats_nothing():

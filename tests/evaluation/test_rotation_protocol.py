@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
+from tiepoint.evaluation.contestants import CatalogueMethod, Oracle
 from tiepoint.evaluation.rotation import ANGLES_DEG, Rotation, rotation_pairs
-from tiepoint.evaluation.run import CatalogueMethod, Oracle
 from tiepoint.evaluation.session import run_session
 from tiepoint.evaluation.sources import QuarterTurnedSource, TurnedSource
 from tiepoint.matchers import MatcherOptions
@@ -79,9 +79,7 @@ def test_the_archive_is_taken_as_it_is(tmp_path):
     assert [(pair.angle_deg, pair.subset) for pair in pairs] == [(10, "Roto-360"), (350, "Roto-360")]
     # OpenCV's angle is counter-clockwise as displayed, so -10 is clockwise: x turns towards y.
     moved = pairs[0].truth(np.array([[54.5, 29.5]]))[0]
-    np.testing.assert_allclose(
-        moved, [44.5 + 10 * np.cos(np.pi / 18), 29.5 + 10 * np.sin(np.pi / 18)], atol=1e-6
-    )
+    np.testing.assert_allclose(moved, [44.5 + 10 * np.cos(np.pi / 18), 29.5 + 10 * np.sin(np.pi / 18)], atol=1e-6)
 
 
 def test_a_folder_without_pictures_says_so(tmp_path):

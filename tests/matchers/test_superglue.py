@@ -317,9 +317,7 @@ def test_trains() -> None:
     torch.manual_seed(0)
     network = SuperGlue(SuperGlueConfig(descriptor_dim=64)).train()
     sides = [
-        FeatureBatch(
-            torch.rand(2, n, 2) * 100, torch.rand(2, n), torch.randn(2, n, 64) / 8, torch.full((2, 2), 100)
-        )
+        FeatureBatch(torch.rand(2, n, 2) * 100, torch.rand(2, n), torch.randn(2, n, 64) / 8, torch.full((2, 2), 100))
         for n in (12, 9)
     ]
     before = network(*sides, 10)

@@ -270,9 +270,7 @@ def test_samplers_at_the_edges(sampler: str, shape: tuple[int, int]) -> None:
 
 
 def extractor(normalisation: str = "after_relu", **options: Any) -> SuperPointExtractor:
-    return SuperPointExtractor(
-        random_network(normalisation), SuperPointOptions(**{"max_size_px": None, **options})
-    )
+    return SuperPointExtractor(random_network(normalisation), SuperPointOptions(**{"max_size_px": None, **options}))
 
 
 def test_border_cells_have_keypoints() -> None:
@@ -292,9 +290,7 @@ def test_a_shift_by_8_px_shifts_the_keypoints() -> None:
     run = extractor(max_num_keypoints=None, border_px=0)
     whole, cut = run.extract(Image(pixels)), run.extract(Image(np.ascontiguousarray(pixels[8:, 16:])))
     reach = 42 + 12  # receptive field and suppression
-    shifted = {
-        (x - 16, y - 8): row for row, (x, y) in enumerate(whole.keypoints) if x >= 16 + reach and y >= 8 + reach
-    }
+    shifted = {(x - 16, y - 8): row for row, (x, y) in enumerate(whole.keypoints) if x >= 16 + reach and y >= 8 + reach}
     found = {(x, y): row for row, (x, y) in enumerate(cut.keypoints) if x >= reach and y >= reach}
     assert len(found) > 20
     assert shifted.keys() == found.keys()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import filelock
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from tiepoint.geometry import Transform, frame_corners
 from tiepoint.images import Image, ImageError, read_image, write_image
 from tiepoint.registration.batch import BatchConfig, RunInUse, run_batch
+from tiepoint.registration.records import read_jsonl
 from tiepoint.registration.sources import find_sources
 
 from drawings import SIZE, TRUTHS, drawn
@@ -32,7 +34,8 @@ def contents(folder):
 
 def run(folder, out="out", **options):
     config = BatchConfig(template=folder / "template.png")
-    return run_batch(config, find_sources([str(folder / "sources")]), folder / out, **options)
+    run_batch(config, find_sources([str(folder / "sources")]), folder / out, **options)
+    return read_jsonl(folder / out / "registrations.jsonl")
 
 
 def test_outputs_and_records(folder):
@@ -162,3 +165,13 @@ def test_killed_at_twenty_random_moments_and_started_again_ends_the_same(folder)
     assert subprocess.run(command(folder, "killed"), capture_output=True).returncode == 2
     assert contents(folder / "killed") == contents(folder / "undisturbed")
     assert not list((folder / "killed").rglob("*.partial"))
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_gives_the_same_bytes(folder):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'tiepoint[ray]'")
+    run(folder, "alone")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own, about its future defaults
+        run(folder, "cluster", workers=2, ray="local")
+    assert contents(folder / "cluster") == contents(folder / "alone")

@@ -30,25 +30,13 @@ def common_options(command: Command) -> Command:
     """What every protocol takes."""
     options = [
         click.option("--method", "methods", multiple=True, help="A method; may be given several times."),
-        click.option(
-            "--self-check", is_flag=True, help="True correspondences too, exact and with 1 px of noise."
-        ),
-        click.option(
-            "--subset", type=click.IntRange(1), help="A quick look at that many of each part of the data."
-        ),
-        click.option(
-            "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the results."
-        ),
-        click.option(
-            "--max-size", type=click.IntRange(1), help="Long side of the image methods work on, px."
-        ),
-        click.option(
-            "--max-keypoints", type=click.IntRange(1), help="Keypoints per image, samples if dense."
-        ),
+        click.option("--self-check", is_flag=True, help="True correspondences too, exact and with 1 px of noise."),
+        click.option("--subset", type=click.IntRange(1), help="A quick look at that many of each part of the data."),
+        click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the results."),
+        click.option("--max-size", type=click.IntRange(1), help="Long side of the image methods work on, px."),
+        click.option("--max-keypoints", type=click.IntRange(1), help="Keypoints per image, samples if dense."),
         click.option("--weights", help="A name of the weights catalogue, or a file."),
-        click.option(
-            "--device", default="cpu", show_default=True, help="For learned methods: cpu, cuda, cuda:1."
-        ),
+        click.option("--device", default="cpu", show_default=True, help="For learned methods: cpu, cuda, cuda:1."),
         click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes."),
         click.option("--seed", type=int, default=0, show_default=True, help="Of all random choices."),
     ]
@@ -200,9 +188,7 @@ def run(
         if name not in METHODS:
             raise click.UsageError(f"unknown method {name!r}; there are: {', '.join(METHODS)}")
     folder = out or Path("evaluation") / type(protocol).__name__.lower()
-    options = MatcherOptions(
-        max_size_px=max_size, max_num_keypoints=max_keypoints, weights=weights, device=device
-    )
+    options = MatcherOptions(max_size_px=max_size, max_num_keypoints=max_keypoints, weights=weights, device=device)
     try:
         report = run_session(
             protocol,

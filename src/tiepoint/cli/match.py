@@ -21,7 +21,7 @@ _MODELS = ("auto", "transform", *KINDS, "fundamental")
 @click.command()
 @click.argument("image0", type=click.Path(path_type=Path))
 @click.argument("image1", type=click.Path(path_type=Path))
-@method_options
+@method_options(default="sift")
 @click.option(
     "--model",
     type=click.Choice(_MODELS),
@@ -46,6 +46,7 @@ def match(
     max_keypoints: int | None,
     device: str,
     precision: Any,
+    commercial_only: bool,
     four_way: bool,
     model: Any,
     threshold: float | None,
@@ -66,6 +67,7 @@ def match(
         device=device,
         precision=precision,
         four_way=four_way,
+        commercial_only=commercial_only,
     )
     try:
         found = matcher(method, options)

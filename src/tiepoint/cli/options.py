@@ -10,10 +10,11 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def method_options(command: Command) -> Command:
+def method_options(*, default: str) -> Callable[[Command], Command]:
     """--method and what a matcher can be told."""
-    for option in (
-        click.option("--method", default="sift", show_default=True, help="See `tiepoint methods`."),
+    also = "; auto: SIFT, and more only where it is refused" if default == "auto" else ""
+    options = (
+        click.option("--method", default=default, show_default=True, help=f"See `tiepoint methods`{also}."),
         click.option("--weights", help="Weights by name or file; see `tiepoint weights list`."),
         click.option(
             "--max-size", type=click.IntRange(16), help="Long side, in pixels, of the image a method works on."
@@ -27,11 +28,17 @@ def method_options(command: Command) -> Command:
             show_default=True,
             help="Number type of the networks.",
         ),
+        click.option("--commercial-only", is_flag=True, help="Refuse weights whose licence forbids commercial use."),
         click.option(
             "--four-way",
             is_flag=True,
             help="Try image 1 turned by 0, 90, 180 and 270 degrees, for methods that do not turn.",
         ),
-    ):
-        command = option(command)
-    return command
+    )
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add

@@ -19,7 +19,7 @@ from tiepoint.matchers import METHODS, MatcherOptions, MethodUnavailable
 @click.argument("template", type=click.Path(path_type=Path))
 @click.argument("sources", nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Output folder.")
-@method_options
+@method_options(default="auto")
 @click.option(
     "--model",
     type=click.Choice(["transform", *KINDS]),
@@ -54,6 +54,13 @@ from tiepoint.matchers import METHODS, MatcherOptions, MethodUnavailable
 )
 @click.option("--overlays", is_flag=True, help="Write overlays too: template red, aligned source cyan.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; by default one per core, at most 8.")
+@click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="local",
+    metavar="[ADDRESS]",
+    help="Run the workers on a Ray cluster; without an address, one started on this machine.",
+)
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same result.")
 @click.option("--max-pixels", default=DEFAULT_MAX_PIXELS, show_default=True, help="Refuse larger pictures.")
 @click.option("--overwrite", is_flag=True, help="Do everything again, also what is finished.")
@@ -67,6 +74,7 @@ def register(
     max_keypoints: int | None,
     device: str,
     precision: Any,
+    commercial_only: bool,
     four_way: bool,
     model: Any,
     mask: Path | None,
@@ -76,13 +84,14 @@ def register(
     scale_range: tuple[float, float],
     overlays: bool,
     workers: int | None,
+    ray: str | None,
     seed: int,
     max_pixels: int,
     overwrite: bool,
 ) -> None:
     """Bring SOURCES (files, folders, patterns) into the frame of TEMPLATE.
 
-    Writes aligned images and masks of their valid area, registrations.jsonl and .csv. A run that was
+    Writes aligned images and masks of their valid area, registrations.jsonl and .csv, and report.html. A run that was
     interrupted goes on where it stopped when started again. Ends with 0 when all sources were accepted, 2 when
     some were rejected or unreadable, 1 for bad usage or when nothing could be read.
     """
@@ -104,6 +113,7 @@ def register(
             device=device,
             precision=precision,
             four_way=four_way,
+            commercial_only=commercial_only,
         ),
         registration=RegistrationConfig(
             model=model,
@@ -125,30 +135,34 @@ def register(
             def progress(record: dict[str, Any], reused: bool) -> None:
                 counts[record["status"]] += 1
                 counts["reused"] += reused
+                if record["status"] != "accepted":
+                    bar.write(_refusal(record))
                 bar.set_postfix(accepted=counts["accepted"], refused=sum_refused(counts), refresh=False)
                 bar.update()
 
-            records = run_batch(
+            run_batch(
                 config,
                 found,
                 out,
                 workers=workers or default_workers(method, len(found)),
+                ray=ray,
                 overwrite=overwrite,
                 progress=progress,
             )
     except (ImageError, MethodUnavailable, RunInUse, ValueError, OSError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
-    for record in records:
-        if record["status"] != "accepted":
-            more = len(record["reasons"]) - 1
-            others = f" (and {more} more reasons)" if more > 0 else ""
-            click.echo(f"{record['status']:10s} {record['source']}: {record['reasons'][0]}{others}")
     reused = f", {counts['reused']} of an earlier run" if counts["reused"] else ""
-    click.echo(f"{counts['accepted']} accepted, {sum_refused(counts)} refused of {len(records)}{reused}: {out}")
-    if counts["unreadable"] == len(records):
+    click.echo(f"{counts['accepted']} accepted, {sum_refused(counts)} refused of {len(found)}{reused}: {out / 'report.html'}")
+    if counts["unreadable"] == len(found):
         click.get_current_context().exit(1)
-    if counts["accepted"] < len(records):
+    if counts["accepted"] < len(found):
         click.get_current_context().exit(2)
+
+
+def _refusal(record: dict[str, Any]) -> str:
+    more = len(record["reasons"]) - 1
+    others = f" (and {more} more reasons)" if more > 0 else ""
+    return f"{record['status']:10s} {record['source']}: {record['reasons'][0]}{others}"
 
 
 def sum_refused(counts: Counter[str]) -> int:

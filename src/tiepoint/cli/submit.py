@@ -49,9 +49,7 @@ def imc2022(
     from tiepoint.images import write_atomically
     from tiepoint.matchers import MatcherOptions
 
-    options = MatcherOptions(
-        max_size_px=max_size, max_num_keypoints=max_keypoints, weights=weights, device=device
-    )
+    options = MatcherOptions(max_size_px=max_size, max_num_keypoints=max_keypoints, weights=weights, device=device)
     with usage_errors():
         pairs = sample_pairs(data)
         results = run_methods(
@@ -65,7 +63,5 @@ def imc2022(
         write_atomically(out, submission_csv(results))
     failed = [one for one in results if one.record.matrix is None]
     for one in failed:
-        click.echo(
-            f"{one.pair.key}: {one.failed or f'{one.record.num_matches} matches, no matrix'}", err=True
-        )
+        click.echo(f"{one.pair.key}: {one.failed or f'{one.record.num_matches} matches, no matrix'}", err=True)
     click.echo(f"{out}: {len(results)} samples, {len(failed)} with the fallback matrix")

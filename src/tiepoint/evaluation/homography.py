@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiepoint.estimation import fit, robust
+from tiepoint.evaluation.contestants import Encoded
 from tiepoint.evaluation.metrics import (
     ERROR_THRESHOLDS_PX,
     MMA_THRESHOLDS_PX,
@@ -36,7 +37,7 @@ from tiepoint.evaluation.report import (
     mean_or_none,
     milliseconds,
 )
-from tiepoint.evaluation.run import Encoded, Measured, Protocol
+from tiepoint.evaluation.run import Measured, Protocol
 from tiepoint.geometry import Features, Matches, Transform, frame_corners
 
 Column = Literal["dlt", "ransac", "magsac", "fit"]
@@ -103,9 +104,7 @@ class Homography(Protocol[PlanePair, HomographyRecord]):
 
     record_type = HomographyRecord
 
-    def measure(
-        self, pair: PlanePair, encoded0: Encoded, encoded1: Encoded, matches: Matches
-    ) -> HomographyRecord:
+    def measure(self, pair: PlanePair, encoded0: Encoded, encoded1: Encoded, matches: Matches) -> HomographyRecord:
         truth = pair.truth_between(encoded0.frame, encoded1.frame)
         forward, backward = transfer_errors(truth, matches.points0, matches.points1)
         counts, correct = score_histogram(matches.scores, forward <= CORRECT_PX)
@@ -115,9 +114,7 @@ class Homography(Protocol[PlanePair, HomographyRecord]):
             num_matches=len(matches),
             accuracy=matching_accuracy(forward, MMA_THRESHOLDS_PX),
             precision=matching_accuracy((forward + backward) / 2, (1, 3)),
-            error_px={
-                column: mean_error_px(self._estimate(column, matches), points0, points1) for column in COLUMNS
-            },
+            error_px={column: mean_error_px(self._estimate(column, matches), points0, points1) for column in COLUMNS},
             score_counts=counts,
             score_correct=correct,
             num_keypoints=counted,
@@ -126,12 +123,10 @@ class Homography(Protocol[PlanePair, HomographyRecord]):
             localization_px=None if keypoints is None else keypoints.localization_px,
             matching_score=None
             if keypoints is None
-            else matching_score(
-                int((forward <= CORRECT_PX).sum()), keypoints.num_shared0, keypoints.num_shared1
-            ),
+            else matching_score(int((forward <= CORRECT_PX).sum()), keypoints.num_shared0, keypoints.num_shared1),
         )
 
-    def failure(self, pair: PlanePair) -> HomographyRecord:  # noqa: ARG002
+    def failure(self, pair: PlanePair) -> HomographyRecord:
         counts, correct = score_histogram(np.zeros(0), np.zeros(0, bool))
         return HomographyRecord(
             num_matches=0,
@@ -148,9 +143,7 @@ class Homography(Protocol[PlanePair, HomographyRecord]):
         if len(matches) < 4:
             return None
         points0, points1 = matches.points0.astype(np.float64), matches.points1.astype(np.float64)
-        matrix = robust.homography(
-            points0, points1, threshold_px=self.threshold_px, estimator=column, seed=self.seed
-        )
+        matrix = robust.homography(points0, points1, threshold_px=self.threshold_px, estimator=column, seed=self.seed)
         try:
             return None if matrix is None else Transform(matrix)
         except ValueError:  # singular
@@ -172,9 +165,7 @@ class Homography(Protocol[PlanePair, HomographyRecord]):
         return Table(
             title=f"Matches and keypoints, pictures at {self._size()}",
             columns=("set", "pairs", "method", *MATCHES_COLUMNS),
-            rows=tuple(
-                (part, len(measured), method, *_matches_row(measured)) for part, method, measured in parts
-            ),
+            rows=tuple((part, len(measured), method, *_matches_row(measured)) for part, method, measured in parts),
             notes=MATCHES_NOTES,
             decimals=2,
         )
@@ -270,11 +261,7 @@ def _error_table(parts: Parts[HomographyRecord]) -> Table:
         title="The same errors: share of pairs within 1, 3, 5, 10 px in %, median, pairs without an estimate",
         columns=(
             *("set", "pairs", "method"),
-            *(
-                f"{_title(column)} {what}"
-                for column in COLUMNS
-                for what in ("@1/3/5/10", "median px", "failed")
-            ),
+            *(f"{_title(column)} {what}" for column in COLUMNS for what in ("@1/3/5/10", "median px", "failed")),
         ),
         rows=tuple(
             (part, len(measured), method, *(cell for column in COLUMNS for cell in cells(measured, column)))

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiepoint.estimation import fit_fundamental, robust
-from tiepoint.evaluation.layouts import drawn, picture
+from tiepoint.evaluation.contestants import Encoded
+from tiepoint.evaluation.layouts import drawn, named, pictures
 from tiepoint.evaluation.pairs import PosePair
 from tiepoint.evaluation.report import (
     Cell,
@@ -23,7 +24,7 @@ from tiepoint.evaluation.report import (
     by_subset,
     milliseconds,
 )
-from tiepoint.evaluation.run import Encoded, Measured, Protocol
+from tiepoint.evaluation.run import Measured, Protocol
 from tiepoint.evaluation.sources import FileSource
 from tiepoint.geometry import Matches, RelativePose, rotation_error_deg
 
@@ -62,20 +63,14 @@ def pose_errors(
     return rotation_deg, metres_per_unit * distance
 
 
-def mean_average_accuracy(
-    rotation_deg: Sequence[float | None], translation_m: Sequence[float | None]
-) -> float:
+def mean_average_accuracy(rotation_deg: Sequence[float | None], translation_m: Sequence[float | None]) -> float:
     """Share of pairs with both errors under a pair of thresholds, averaged over the ten; None fails all."""
     return float(np.mean(accuracies(rotation_deg, translation_m)))
 
 
-def accuracies(
-    rotation_deg: Sequence[float | None], translation_m: Sequence[float | None]
-) -> NDArray[np.float64]:
+def accuracies(rotation_deg: Sequence[float | None], translation_m: Sequence[float | None]) -> NDArray[np.float64]:
     """(10,) share of pairs under each pair of thresholds; nan and None are under none."""
-    rotation, translation = (
-        np.array(errors, np.float64)[:, None] for errors in (rotation_deg, translation_m)
-    )
+    rotation, translation = (np.array(errors, np.float64)[:, None] for errors in (rotation_deg, translation_m))
     return np.asarray(((rotation < THRESHOLDS_DEG) & (translation < THRESHOLDS_M)).mean(axis=0))
 
 
@@ -108,7 +103,7 @@ def _scene_pairs(scene: Path, metres: dict[str, float], subset: int | None, seed
         for row in _rows(scene / "calibration.csv")
     }
     names = [row[0] for row in _rows(scene / "pair_covisibility.csv") if float(row[1]) >= MIN_COVISIBILITY]
-    pairs = []
+    pairs, images = [], pictures(scene / "images")
     for name in sorted(drawn(names, subset, seed)):  # by the first image: it is encoded once
         key0, key1 = name.split("-")
         (k0, r0, t0), (k1, r1, t1) = cameras[key0], cameras[key1]
@@ -118,8 +113,8 @@ def _scene_pairs(scene: Path, metres: dict[str, float], subset: int | None, seed
                 key=f"{scene.name}:{name}",
                 subset=scene.name,
                 group=scene.name,
-                source0=FileSource(picture(scene / "images", key0)),
-                source1=FileSource(picture(scene / "images", key1)),
+                source0=FileSource(named(images, scene, key0)),
+                source1=FileSource(named(images, scene, key1)),
                 truth=RelativePose(rotation, t1 - rotation @ t0, k0.reshape(3, 3), k1.reshape(3, 3)),
                 metres_per_unit=metres[scene.name],
             )
@@ -164,10 +159,8 @@ class Imc2022(Protocol[PosePair, ImcRecord]):
             rotation[column], translation[column] = errors or (None, None)
         return ImcRecord(num_matches=len(matches), rotation_deg=rotation, translation_m=translation)
 
-    def failure(self, pair: PosePair) -> ImcRecord:  # noqa: ARG002
-        return ImcRecord(
-            num_matches=0, rotation_deg=dict.fromkeys(COLUMNS), translation_m=dict.fromkeys(COLUMNS)
-        )
+    def failure(self, pair: PosePair) -> ImcRecord:
+        return ImcRecord(num_matches=0, rotation_deg=dict.fromkeys(COLUMNS), translation_m=dict.fromkeys(COLUMNS))
 
     def report(self, results: dict[str, list[Measured[ImcRecord]]]) -> Report:
         """A row for each scene and method, and the mean of the scenes."""
@@ -195,9 +188,7 @@ class Imc2022(Protocol[PosePair, ImcRecord]):
         return Report(tables={"imc2022": table}, figures={"imc2022": _charts(overall)})
 
 
-def fundamental(
-    column: Column, matches: Matches, *, threshold_px: float, seed: int
-) -> NDArray[np.float64] | None:
+def fundamental(column: Column, matches: Matches, *, threshold_px: float, seed: int) -> NDArray[np.float64] | None:
     """(3, 3) F between the files the matches lie in, or None."""
     if column == "fit":
         model = fit_fundamental(matches, seed=seed).model
@@ -245,8 +236,7 @@ def _charts(overall: Sequence[tuple[str, Sequence[Sequence[Measured[ImcRecord]]]
             x_label="threshold (degrees; 0.2 ... 5 m with it)",
             y_label="share of pairs under it",
             curves=tuple(
-                Curve(label=method, x=THRESHOLDS_DEG, y=_accuracies(parts, column))
-                for method, parts in overall
+                Curve(label=method, x=THRESHOLDS_DEG, y=_accuracies(parts, column)) for method, parts in overall
             ),
             y_limits=(0, 1),
         )

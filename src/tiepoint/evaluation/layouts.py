@@ -42,9 +42,7 @@ def homography_pairs(
     sequences = sorted({path.parent for path in folder.rglob("H_1_*")})
     hpatches = bool(sequences) and all(path.name.startswith(("i_", "v_")) for path in sequences)
     if scenes != "all" and not hpatches:
-        raise ValueError(
-            f"{folder}: holds other sequences than HPatches' i_* and v_*: no list of {scenes} scenes"
-        )
+        raise ValueError(f"{folder}: holds other sequences than HPatches' i_* and v_*: no list of {scenes} scenes")
     if scenes == "108":
         sequences = [path for path in sequences if path.name not in HPATCHES_LARGE]
     if not sequences:
@@ -68,7 +66,7 @@ def _subset(folder: Path, sequence: Path, hpatches: bool) -> str:
 
 
 def _sequence_pairs(folder: Path, sequence: Path, subset: str, short_side_px: int | None) -> list[PlanePair]:
-    name = sequence.relative_to(folder).as_posix()
+    name, found = sequence.relative_to(folder).as_posix(), pictures(sequence)
     pairs = []
     for file in sorted(sequence.glob("H_1_*"), key=lambda path: (len(path.name), path.name)):
         k = file.name.removeprefix("H_1_")
@@ -78,8 +76,8 @@ def _sequence_pairs(folder: Path, sequence: Path, subset: str, short_side_px: in
                 key=f"{name}:1-{k}",
                 subset=subset,
                 group=name,
-                source0=FileSource(picture(sequence, "1"), short_side_px),
-                source1=FileSource(picture(sequence, k), short_side_px),
+                source0=FileSource(named(found, sequence, "1"), short_side_px),
+                source1=FileSource(named(found, sequence, k), short_side_px),
                 truth=Transform(_matrix(file)),
                 points0=None if points is None else points[:, :2],
                 points1=None if points is None else points[:, 2:],
@@ -88,14 +86,23 @@ def _sequence_pairs(folder: Path, sequence: Path, subset: str, short_side_px: in
     return pairs
 
 
-def picture(folder: Path, stem: str, *, missing_ok: bool = False) -> Path:
-    """The picture in `folder` named `stem` with any ending; where there is none, ValueError or `<stem>.png`."""
-    found = [
-        path for path in sorted(folder.glob(f"{stem}.*")) if path.suffix.lower() in SUFFIXES | PLAIN_SUFFIXES
-    ]
-    if not found and not missing_ok:
+def pictures(folder: Path) -> dict[str, Path]:
+    """The pictures in `folder` by name without ending; of several endings the alphabet's first counts."""
+    if not folder.is_dir():
+        return {}
+    found = sorted((path for path in folder.iterdir() if is_picture(path)), reverse=True)
+    return {path.stem: path for path in found}
+
+
+def named(found: dict[str, Path], folder: Path, stem: str) -> Path:
+    """The picture called `stem`. Raises ValueError where there is none."""
+    if stem not in found:
         raise ValueError(f"{folder}: no picture named {stem}.*")
-    return found[0] if found else folder / f"{stem}.png"
+    return found[stem]
+
+
+def is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES | PLAIN_SUFFIXES
 
 
 def _matrix(file: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
@@ -128,15 +135,11 @@ def pose_pairs(file: Path, *, subset: int | None = None, seed: int = 0) -> list[
 
 def _pose_pair(file: Path, number: int, words: list[str]) -> PosePair:
     if len(words) != 38:
-        raise ValueError(
-            f"{file}:{number}: expected 38 words (2 paths, 2 turns, K0, K1, T), got {len(words)}"
-        )
+        raise ValueError(f"{file}:{number}: expected 38 words (2 paths, 2 turns, K0, K1, T), got {len(words)}")
     values = np.array(words[4:], np.float64)
     pose = values[18:].reshape(4, 4)
     sources: list[Source] = [
-        FileSource(file.parent / name)
-        if int(turns) % 4 == 0
-        else QuarterTurnedSource(file.parent / name, int(turns))
+        FileSource(file.parent / name) if int(turns) % 4 == 0 else QuarterTurnedSource(file.parent / name, int(turns))
         for name, turns in zip(words[:2], words[2:4], strict=True)
     ]
     return PosePair(
@@ -151,7 +154,7 @@ def _pose_pair(file: Path, number: int, words: list[str]) -> PosePair:
 
 def photographs(folder: Path) -> list[Path]:
     """Pictures in `folder` by name. Raises ValueError if there are none."""
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES | PLAIN_SUFFIXES)
+    found = sorted(path for path in folder.iterdir() if is_picture(path))
     if not found:
         raise ValueError(f"{folder}: no pictures")
     return found

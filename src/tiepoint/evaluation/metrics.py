@@ -92,9 +92,7 @@ def keypoint_measures(
     seen0, seen1 = _shared(truth, features0, features1), _shared(truth.inverse(), features1, features0)
     mapped0, points1 = truth(seen0[:top]), seen1[:top]
     if len(mapped0) == 0 or len(points1) == 0:
-        return KeypointMeasures(
-            repeatability=0.0, localization_px=None, num_shared0=len(seen0), num_shared1=len(seen1)
-        )
+        return KeypointMeasures(repeatability=0.0, localization_px=None, num_shared0=len(seen0), num_shared1=len(seen1))
     distances = np.linalg.norm(mapped0[:, None] - points1[None], axis=2)
     nearest = np.concatenate([distances.min(axis=1), distances.min(axis=0)])
     near = nearest[nearest <= threshold_px]

@@ -86,9 +86,7 @@ class PosePair(ImagePair):
         points0 = _pixels(frame0, 50 * count, rng)
         baseline = float(np.linalg.norm(self.truth.translation)) or 1.0  # without one, any depth will do
         depths = baseline * rng.uniform(1, 20, (len(points0), 1))
-        pixels = np.concatenate(
-            [frame0.frame_from_file.inverse()(points0), np.ones((len(points0), 1))], axis=1
-        )
+        pixels = np.concatenate([frame0.frame_from_file.inverse()(points0), np.ones((len(points0), 1))], axis=1)
         scene = pixels @ np.linalg.inv(self.truth.intrinsics0).T * depths
         projected = (scene @ self.truth.rotation.T + self.truth.translation) @ self.truth.intrinsics1.T
         in_front = np.where(projected[:, 2:] > 0, projected[:, 2:], np.nan)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiepoint.estimation import fit_pose
+from tiepoint.evaluation.contestants import Encoded
 from tiepoint.evaluation.metrics import auc, matching_accuracy, share_within
 from tiepoint.evaluation.pairs import PosePair
 from tiepoint.evaluation.report import (
@@ -25,7 +26,7 @@ from tiepoint.evaluation.report import (
     mean_or_none,
     milliseconds,
 )
-from tiepoint.evaluation.run import Encoded, Measured, Protocol
+from tiepoint.evaluation.run import Measured, Protocol
 from tiepoint.geometry import (
     Features,
     Matches,
@@ -93,10 +94,8 @@ class Pose(Protocol[PosePair, PoseRecord]):
             matching_score=None if keypoints is None else precision[0] * len(matches) / max(keypoints, 1),
         )
 
-    def failure(self, pair: PosePair) -> PoseRecord:  # noqa: ARG002
-        return PoseRecord(
-            num_matches=0, precision=[0.0, 0.0], precision_mean=0.0, error_deg=dict.fromkeys(COLUMNS)
-        )
+    def failure(self, pair: PosePair) -> PoseRecord:
+        return PoseRecord(num_matches=0, precision=[0.0, 0.0], precision_mean=0.0, error_deg=dict.fromkeys(COLUMNS))
 
     def _error_deg(self, column: Column, truth: RelativePose, matches: Matches) -> float | None:
         if column == "fit":
@@ -201,13 +200,9 @@ def opencv_pose(
     return best
 
 
-def pose_error_deg(
-    rotation: NDArray[np.float64], translation: NDArray[np.float64], truth: RelativePose
-) -> float:
+def pose_error_deg(rotation: NDArray[np.float64], translation: NDArray[np.float64], truth: RelativePose) -> float:
     """The larger of the rotation's error and the angle between the translations' lines, in degrees."""
-    return max(
-        rotation_error_deg(rotation, truth.rotation), direction_error_deg(translation, truth.translation)
-    )
+    return max(rotation_error_deg(rotation, truth.rotation), direction_error_deg(translation, truth.translation))
 
 
 def title(column: Column) -> str:

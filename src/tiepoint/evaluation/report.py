@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -45,13 +46,9 @@ class Table:
         widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
         numeric = [not any(isinstance(row[i], str) for row in self.rows) for i in range(len(widths))]
         lines = ["| " + " | ".join(_aligned(row, widths, numeric)) + " |" for row in cells]
-        rule = "|" + "|".join(
-            "-" * (w + 1) + (":" if n else "-") for w, n in zip(widths, numeric, strict=True)
-        )
+        rule = "|" + "|".join("-" * (w + 1) + (":" if n else "-") for w, n in zip(widths, numeric, strict=True))
         notes = [f"- {note}" for note in self.notes]
-        return "\n".join(
-            [f"**{self.title}**", "", lines[0], rule + "|", *lines[1:], *([""] if notes else []), *notes]
-        )
+        return "\n".join([f"**{self.title}**", "", lines[0], rule + "|", *lines[1:], *([""] if notes else []), *notes])
 
     def _text(self, cell: Cell) -> str:
         if cell is None or (isinstance(cell, float) and np.isnan(cell)):
@@ -64,14 +61,10 @@ class Table:
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         several = [any(isinstance(row[i], tuple) for row in self.rows) for i in range(len(self.columns))]
-        columns = [
-            _split(name) if split else [name] for name, split in zip(self.columns, several, strict=True)
-        ]
+        columns = [_split(name) if split else [name] for name, split in zip(self.columns, several, strict=True)]
         writer.writerow([name for names in columns for name in names])
         for row in self.rows:
-            writer.writerow(
-                [value for cell in row for value in (cell if isinstance(cell, tuple) else (cell,))]
-            )
+            writer.writerow([value for cell in row for value in (cell if isinstance(cell, tuple) else (cell,))])
         return buffer.getvalue()
 
 
@@ -124,9 +117,7 @@ class Report:
         return "\n\n".join(map(str, self.tables.values()))
 
 
-def write_report(
-    folder: Path, report: Report, results: dict[str, list[Measured[Any]]], repeat: dict[str, Any]
-) -> None:
+def write_report(folder: Path, report: Report, results: dict[str, list[Measured[Any]]], repeat: dict[str, Any]) -> None:
     """Write `result.json`, `pairs.csv` and one CSV for each table into `folder`, each whole or not at all.
 
     repeat: what is needed to repeat the run; goes into `result.json` beside the tables.
@@ -158,12 +149,8 @@ def milliseconds(measured: Sequence[Measured[Any]]) -> tuple[float, float]:
     done = [one for one in measured if one.failed is None]
     if not done:
         return float("nan"), float("nan")
-    images = {one.pair.source0: one.encode0_s for one in done} | {
-        one.pair.source1: one.encode1_s for one in done
-    }
-    return 1e3 * float(np.median(list(images.values()))), 1e3 * float(
-        np.median([one.match_s for one in done])
-    )
+    images = {one.pair.source0: one.encode0_s for one in done} | {one.pair.source1: one.encode1_s for one in done}
+    return 1e3 * float(np.median(list(images.values()))), 1e3 * float(np.median([one.match_s for one in done]))
 
 
 def _failures(results: dict[str, list[Measured[Any]]]) -> dict[str, dict[str, str]]:
@@ -227,6 +214,11 @@ def by_subset(results: dict[str, list[Measured[Record]]], *, together: bool = Tr
         for part in ([*subsets, "all"] if together and len(subsets) > 1 else subsets)
         for method, measured in results.items()
     ]
+
+
+def slug(name: str) -> str:
+    """`name` as part of a file's name."""
+    return re.sub("[^a-z0-9.+]+", "_", name)
 
 
 def mean_or_none(values: Sequence[float | None]) -> float | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tiepoint.evaluation.contestants import Encoded
 from tiepoint.evaluation.layouts import photographs
 from tiepoint.evaluation.metrics import MMA_THRESHOLDS_PX, matching_accuracy, transfer_errors
 from tiepoint.evaluation.pairs import PlanePair
@@ -23,7 +24,7 @@ from tiepoint.evaluation.report import (
     mean_or_none,
     milliseconds,
 )
-from tiepoint.evaluation.run import Encoded, Measured, Protocol
+from tiepoint.evaluation.run import Measured, Protocol
 from tiepoint.evaluation.sources import FileSource, TurnedSource
 from tiepoint.geometry import Features, Matches, Transform
 
@@ -53,9 +54,7 @@ class Rotation(Protocol[RotationPair, RotationRecord]):
 
     record_type = RotationRecord
 
-    def measure(
-        self, pair: RotationPair, encoded0: Encoded, encoded1: Encoded, matches: Matches
-    ) -> RotationRecord:
+    def measure(self, pair: RotationPair, encoded0: Encoded, encoded1: Encoded, matches: Matches) -> RotationRecord:
         truth = pair.truth_between(encoded0.frame, encoded1.frame)
         forward, _ = transfer_errors(truth, matches.points0, matches.points1)
         encodings = (encoded0.encoding, encoded1.encoding)
@@ -66,7 +65,7 @@ class Rotation(Protocol[RotationPair, RotationRecord]):
             num_points=float(np.mean(counts)) if counts else None,
         )
 
-    def failure(self, pair: RotationPair) -> RotationRecord:  # noqa: ARG002
+    def failure(self, pair: RotationPair) -> RotationRecord:
         return RotationRecord(num_matches=0, accuracy=[0.0] * len(MMA_THRESHOLDS_PX))
 
     def report(self, results: dict[str, list[Measured[RotationRecord]]]) -> Report:

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import cv2
-import numpy as np
 
+from tiepoint.evaluation.contestants import Contestant, Encoded, Encoder
 from tiepoint.evaluation.pairs import ImagePair
-from tiepoint.evaluation.sources import Frame, Source
+from tiepoint.evaluation.sources import Source
 from tiepoint.geometry import Matches
-from tiepoint.matchers import Matcher, MatcherOptions, matcher
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -32,92 +31,6 @@ Record = TypeVar("Record", bound="DataclassInstance")
 
 MAX_KEPT_BYTES = 2_000_000_000
 """Encodings kept in memory by one worker; beyond it, the one needed last is made anew when its turn comes."""
-
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """A picture with its encoding and the seconds that took, reading not counted."""
-
-    frame: Frame
-    encoding: Any
-    seconds: float
-
-
-class Contestant(ABC):
-    """What is evaluated. Travels to worker processes, so it holds settings; `prepare` builds the rest there."""
-
-    name: str
-
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """All that its results depend on."""
-
-    @abstractmethod
-    def prepare(self) -> Encoder:
-        """Ready to encode and match."""
-
-
-class Encoder(ABC):
-    """A contestant at work."""
-
-    @abstractmethod
-    def encode(self, frame: Frame) -> Any: ...
-
-    @abstractmethod
-    def match(self, pair: ImagePair, encoded0: Encoded, encoded1: Encoded) -> Matches: ...
-
-
-@dataclass(frozen=True)
-class CatalogueMethod(Contestant):
-    """A method of the catalogue."""
-
-    name: str
-    options: MatcherOptions
-
-    def settings(self) -> dict[str, Any]:
-        return {"method": self.name, **asdict(self.options)}
-
-    def prepare(self) -> Encoder:
-        return _CatalogueEncoder(matcher(self.name, self.options))
-
-
-@dataclass(frozen=True)
-class _CatalogueEncoder(Encoder):
-    matcher: Matcher[Any]
-
-    def encode(self, frame: Frame) -> Any:
-        return self.matcher.encode(frame.image)
-
-    def match(self, pair: ImagePair, encoded0: Encoded, encoded1: Encoded) -> Matches:  # noqa: ARG002
-        return self.matcher.match(encoded0.encoding, encoded1.encoding)
-
-
-@dataclass(frozen=True)
-class Oracle(Contestant, Encoder):
-    """True correspondences with Gaussian noise of `noise_px` in x and y of image 1: what the metrics must say."""
-
-    noise_px: float
-    count: int = 1000
-    seed: int = 0
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        return f"oracle, noise {self.noise_px:g} px"
-
-    def settings(self) -> dict[str, Any]:
-        return {"method": "oracle", **asdict(self)}
-
-    def prepare(self) -> Encoder:
-        return self
-
-    def encode(self, frame: Frame) -> None:  # noqa: ARG002
-        return None
-
-    def match(self, pair: ImagePair, encoded0: Encoded, encoded1: Encoded) -> Matches:
-        rng = np.random.default_rng([self.seed, *pair.key.encode()])
-        return pair.true_matches(
-            encoded0.frame, encoded1.frame, count=self.count, noise_px=self.noise_px, rng=rng
-        )
 
 
 class Protocol(ABC, Generic[Pair, Record]):
@@ -217,14 +130,10 @@ def _blocks(pairs: Sequence[Pair], workers: int) -> list[list[Pair]]:
     groups: dict[str, list[Pair]] = {}
     for pair in pairs:
         groups.setdefault(pair.group, []).append(pair)
-    return [
-        group[start : start + share] for group in groups.values() for start in range(0, len(group), share)
-    ]
+    return [group[start : start + share] for group in groups.values() for start in range(0, len(group), share)]
 
 
-def _run_block(
-    protocol: Protocol[Pair, Record], encoder: Encoder, pairs: Sequence[Pair]
-) -> Iterator[tuple[str, str]]:
+def _run_block(protocol: Protocol[Pair, Record], encoder: Encoder, pairs: Sequence[Pair]) -> Iterator[tuple[str, str]]:
     """(key, JSON line) of each pair."""
     encodings = _Encodings(encoder, pairs)
     for position, pair in enumerate(pairs):
@@ -233,9 +142,7 @@ def _run_block(
         yield pair.key, line
 
 
-def _run_pair(
-    protocol: Protocol[Pair, Record], encoder: Encoder, pair: Pair, encodings: _Encodings
-) -> dict[str, Any]:
+def _run_pair(protocol: Protocol[Pair, Record], encoder: Encoder, pair: Pair, encodings: _Encodings) -> dict[str, Any]:
     try:
         encoded0, encoded1 = encodings[pair.source0], encodings[pair.source1]
         started = time.perf_counter()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,10 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm import tqdm
 
+from tiepoint.evaluation.contestants import CatalogueMethod, Contestant, Oracle
 from tiepoint.evaluation.pairs import ImagePair
 from tiepoint.evaluation.provenance import data_digest, fingerprint, versions
-from tiepoint.evaluation.report import Report, write_report
-from tiepoint.evaluation.run import CatalogueMethod, Contestant, Measured, Oracle, Protocol, evaluate
+from tiepoint.evaluation.report import Report, slug, write_report
+from tiepoint.evaluation.run import Measured, Protocol, evaluate
 from tiepoint.matchers import MatcherOptions
 
 if TYPE_CHECKING:
@@ -26,9 +26,7 @@ Record = TypeVar("Record", bound="DataclassInstance")
 SELF_CHECK = (Oracle(0.0), Oracle(1.0))
 
 
-def contestants(
-    methods: Sequence[str], options: MatcherOptions, *, self_check: bool = False
-) -> list[Contestant]:
+def contestants(methods: Sequence[str], options: MatcherOptions, *, self_check: bool = False) -> list[Contestant]:
     """Methods of the catalogue, after the oracles if asked for."""
     return [*(SELF_CHECK if self_check else ()), *(CatalogueMethod(name, options) for name in methods)]
 
@@ -78,7 +76,7 @@ def run_methods(
     results = {}
     for method in methods:
         key = fingerprint(_method_settings(method), _settings(protocol), conditions)
-        journal = journals / f"{re.sub('[^a-z0-9.+]+', '_', method.name)}-{key}.jsonl"
+        journal = journals / f"{slug(method.name)}-{key}.jsonl"
         with tqdm(total=len(pairs), desc=method.name, unit="pair", file=sys.stderr, disable=None) as bar:
             results[method.name] = evaluate(
                 protocol, method, pairs, journal=journal, workers=workers, progress=bar.update

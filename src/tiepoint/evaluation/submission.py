@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from tiepoint.evaluation.contestants import Encoded
 from tiepoint.evaluation.imc2022 import fundamental
-from tiepoint.evaluation.layouts import picture
+from tiepoint.evaluation.layouts import pictures
 from tiepoint.evaluation.pairs import UnknownPair
 from tiepoint.evaluation.report import Report, Table, milliseconds
-from tiepoint.evaluation.run import Encoded, Measured, Protocol
+from tiepoint.evaluation.run import Measured, Protocol
 from tiepoint.evaluation.sources import FileSource
 from tiepoint.geometry import Matches
 
@@ -26,23 +27,26 @@ upright street photographs. Zeros would be decomposed into an arbitrary pose."""
 def sample_pairs(folder: Path) -> list[UnknownPair]:
     """The pairs of `test.csv` (sample_id, batch_id, image_1_id, image_2_id), pictures in `test_images/<batch>/`.
 
-    A picture that is not there is named as .png and fails when it is read: its sample still gets its row.
+    A picture that is not there fails when it is read, as .png: its sample still gets its row.
     """
     images = folder / "test_images"
     with (folder / "test.csv").open(newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     columns = {"sample_id", "batch_id", "image_1_id", "image_2_id"}
     if not rows or not columns <= rows[0].keys():
-        raise ValueError(
-            f"{folder / 'test.csv'}: expected lines under the columns {', '.join(sorted(columns))}"
-        )
+        raise ValueError(f"{folder / 'test.csv'}: expected lines under the columns {', '.join(sorted(columns))}")
+    folders = {row["batch_id"]: pictures(images / row["batch_id"]) for row in rows}
+
+    def source(batch: str, name: str) -> FileSource:
+        return FileSource(folders[batch].get(name, images / batch / f"{name}.png"))
+
     return [
         UnknownPair(
             key=row["sample_id"],
             subset=row["batch_id"],
             group=row["batch_id"],
-            source0=FileSource(picture(images / row["batch_id"], row["image_1_id"], missing_ok=True)),
-            source1=FileSource(picture(images / row["batch_id"], row["image_2_id"], missing_ok=True)),
+            source0=source(row["batch_id"], row["image_1_id"]),
+            source1=source(row["batch_id"], row["image_2_id"]),
         )
         for row in rows
     ]
@@ -65,15 +69,11 @@ class Submission(Protocol[UnknownPair, SubmissionRecord]):
 
     record_type = SubmissionRecord
 
-    def measure(
-        self, _pair: UnknownPair, _encoded0: Encoded, _encoded1: Encoded, matches: Matches
-    ) -> SubmissionRecord:
+    def measure(self, _pair: UnknownPair, _encoded0: Encoded, _encoded1: Encoded, matches: Matches) -> SubmissionRecord:
         matrix = fundamental("magsac", matches, threshold_px=self.threshold_px, seed=self.seed)
-        return SubmissionRecord(
-            num_matches=len(matches), matrix=None if matrix is None else matrix.ravel().tolist()
-        )
+        return SubmissionRecord(num_matches=len(matches), matrix=None if matrix is None else matrix.ravel().tolist())
 
-    def failure(self, pair: UnknownPair) -> SubmissionRecord:  # noqa: ARG002
+    def failure(self, pair: UnknownPair) -> SubmissionRecord:
         return SubmissionRecord(num_matches=0)
 
     def report(self, results: dict[str, list[Measured[SubmissionRecord]]]) -> Report:
@@ -88,9 +88,7 @@ class Submission(Protocol[UnknownPair, SubmissionRecord]):
             for method, measured in results.items()
         ]
         columns = ("method", "samples", "with the fallback matrix", "encode ms", "match ms")
-        return Report(
-            tables={"submission": Table(title="Submission", columns=columns, rows=tuple(rows))}, figures={}
-        )
+        return Report(tables={"submission": Table(title="Submission", columns=columns, rows=tuple(rows))}, figures={})
 
 
 def submission_csv(results: Iterable[Measured[SubmissionRecord]]) -> str:

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiepoint.estimation import robust
+from tiepoint.evaluation.contestants import Encoded
 from tiepoint.evaluation.homography import error_points, mean_error_px
 from tiepoint.evaluation.imc2022 import pose_errors
 from tiepoint.evaluation.pairs import ImagePair, PlanePair, PosePair, UnknownPair
-from tiepoint.evaluation.report import Chart, Curve, Report, Table, failures_as_infinite
-from tiepoint.evaluation.run import Encoded, Measured, Protocol
+from tiepoint.evaluation.report import Chart, Curve, Report, Table, failures_as_infinite, slug
+from tiepoint.evaluation.run import Measured, Protocol
 from tiepoint.evaluation.sources import FileSource
 from tiepoint.geometry import EpipolarGeometry, Matches, RelativePose, Transform
 
@@ -52,15 +53,11 @@ class Thresholds(Protocol[ImagePair, ThresholdsRecord]):
 
     record_type = ThresholdsRecord
 
-    def measure(
-        self, pair: ImagePair, encoded0: Encoded, encoded1: Encoded, matches: Matches
-    ) -> ThresholdsRecord:
+    def measure(self, pair: ImagePair, encoded0: Encoded, encoded1: Encoded, matches: Matches) -> ThresholdsRecord:
         inliers: dict[str, list[int | None]] = {}
         errors: dict[str, list[float | None]] = {}
         for estimator in ESTIMATORS:
-            models = [
-                _model(self.model, matches, threshold, estimator, self.seed) for threshold in THRESHOLDS_PX
-            ]
+            models = [_model(self.model, matches, threshold, estimator, self.seed) for threshold in THRESHOLDS_PX]
             inliers[estimator] = [
                 None if model is None else int((_residuals(model, matches) <= threshold).sum())
                 for model, threshold in zip(models, THRESHOLDS_PX, strict=True)
@@ -68,7 +65,7 @@ class Thresholds(Protocol[ImagePair, ThresholdsRecord]):
             errors[estimator] = [_error(model, pair, encoded0, encoded1) for model in models]
         return ThresholdsRecord(num_matches=len(matches), inliers=inliers, error=errors)
 
-    def failure(self, pair: ImagePair) -> ThresholdsRecord:  # noqa: ARG002
+    def failure(self, pair: ImagePair) -> ThresholdsRecord:
         nothing: list[None] = [None] * len(THRESHOLDS_PX)
         return ThresholdsRecord(
             num_matches=0,
@@ -85,8 +82,7 @@ class Thresholds(Protocol[ImagePair, ThresholdsRecord]):
             tables["error"] = self._table(f"Error in {unit}, median over pairs", results, _median_error, 3)
         tables["failed"] = self._table("Pairs without a model", results, _num_failed, 0)
         figures = {
-            f"thresholds_{method}": self._charts(method, measured, known)
-            for method, measured in results.items()
+            f"thresholds_{slug(method)}": self._charts(method, measured, known) for method, measured in results.items()
         }
         return Report(tables=tables, figures=figures)
 
@@ -109,9 +105,7 @@ class Thresholds(Protocol[ImagePair, ThresholdsRecord]):
             decimals=decimals,
         )
 
-    def _charts(
-        self, method: str, measured: Sequence[Measured[ThresholdsRecord]], known: bool
-    ) -> tuple[Chart, ...]:
+    def _charts(self, method: str, measured: Sequence[Measured[ThresholdsRecord]], known: bool) -> tuple[Chart, ...]:
         records = [one.record for one in measured]
         counts = {estimator: _median_inliers(records, estimator) for estimator in ESTIMATORS}
         inliers = Chart(
@@ -132,8 +126,7 @@ class Thresholds(Protocol[ImagePair, ThresholdsRecord]):
             x_label="threshold (px)",
             y_label=f"error ({unit}, median)",
             curves=tuple(
-                Curve(label=name, x=THRESHOLDS_PX, y=_positive(_median_error(records, name)))
-                for name in ESTIMATORS
+                Curve(label=name, x=THRESHOLDS_PX, y=_positive(_median_error(records, name))) for name in ESTIMATORS
             ),
             scale="log-log",
         )
@@ -143,9 +136,7 @@ class Thresholds(Protocol[ImagePair, ThresholdsRecord]):
 def image_pair(image0: Path, image1: Path) -> UnknownPair:
     """Two files of which nothing is known."""
     key = f"{image0.name}:{image1.name}"
-    return UnknownPair(
-        key=key, subset="pair", group="pair", source0=FileSource(image0), source1=FileSource(image1)
-    )
+    return UnknownPair(key=key, subset="pair", group="pair", source0=FileSource(image0), source1=FileSource(image1))
 
 
 def _model(
@@ -156,13 +147,9 @@ def _model(
         return None
     try:
         if name == "homography":
-            matrix = robust.homography(
-                points0, points1, threshold_px=threshold_px, estimator=estimator, seed=seed
-            )
+            matrix = robust.homography(points0, points1, threshold_px=threshold_px, estimator=estimator, seed=seed)
             return None if matrix is None else Transform(matrix)
-        matrix = robust.fundamental(
-            points0, points1, threshold_px=threshold_px, estimator=estimator, seed=seed
-        )
+        matrix = robust.fundamental(points0, points1, threshold_px=threshold_px, estimator=estimator, seed=seed)
         return None if matrix is None else EpipolarGeometry(matrix)
     except ValueError:  # singular
         return None
@@ -184,9 +171,7 @@ def _error(
             pair.truth.intrinsics0,
             pair.truth.intrinsics1,
         )
-        in_files = (
-            encoded1.frame.frame_from_file.matrix.T @ model.matrix @ encoded0.frame.frame_from_file.matrix
-        )
+        in_files = encoded1.frame.frame_from_file.matrix.T @ model.matrix @ encoded0.frame.frame_from_file.matrix
         rotation_deg, chord = pose_errors(in_files, unit)
         return max(rotation_deg, float(np.rad2deg(2 * np.arcsin(min(chord / 2, 1.0)))))
     return None

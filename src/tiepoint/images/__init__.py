@@ -1,6 +1,6 @@
 """Read and write photographs: orientation, bit depth, colour, resizing with its exact coordinate map."""
 
-from tiepoint.images.atomic import write_atomically
+from tiepoint.images.atomic import open_atomically, write_atomically
 from tiepoint.images.image import Image, Metadata
 from tiepoint.images.read import DEFAULT_MAX_PIXELS, SUFFIXES, ImageError, read_image
 from tiepoint.images.resize import ResizeMap, fitted_size, resize
@@ -17,6 +17,7 @@ __all__ = [
     "encode_image",
     "fitted_size",
     "gray_view",
+    "open_atomically",
     "read_image",
     "resize",
     "rgb_view",

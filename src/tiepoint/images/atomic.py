@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_atomically(path: Path | str, data: bytes | str) -> None:
     """Write `data` (text as UTF-8) to `path` so that any reader sees the old file or all of the new one.
 
-    The bytes go to a hidden neighbour first, which then takes the name in one step; an error or a kill leaves
-    at most that neighbour. Raises OSError.
+    Raises OSError.
+    """
+    with open_atomically(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def open_atomically(path: Path | str) -> Iterator[BinaryIO]:
+    """A file to write to that takes the name `path` when the block ends, and vanishes when it ends by an error.
+
+    The bytes go to a hidden neighbour first; a kill leaves at most that. Raises OSError.
     """
     path = Path(path)
-    payload = data.encode() if isinstance(data, str) else data
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(payload)
+            yield file
         os.chmod(partial, 0o666 & ~_umask())
         os.replace(partial, path)
     except BaseException:

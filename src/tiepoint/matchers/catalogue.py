@@ -12,6 +12,7 @@ from tiepoint.matchers.four_way import FourWay
 from tiepoint.matchers.nearest import NearestNeighbours
 from tiepoint.matchers.orb import Orb
 from tiepoint.matchers.sift import Sift
+from tiepoint.weights import WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,9 @@ def matcher(name: str, options: MatcherOptions | None = None) -> Matcher[Any]:
     if method.needs_torch and find_spec("torch") is None:
         raise MethodUnavailable(f"method {name!r} needs PyTorch: pip install 'tiepoint[learned]'")
     options = options or MatcherOptions()
+    entry = WEIGHTS.get(options.weights or "")
+    if options.commercial_only and entry is not None and not entry.commercial_use:
+        raise ValueError(f"weights {entry.name}: their licence forbids commercial use: {entry.licence}")
     built = method.build(options)
     return FourWay(built) if options.four_way else built
 
@@ -93,6 +97,30 @@ def _build_orb_superglue(options: MatcherOptions) -> Matcher[Any]:
     from tiepoint.matchers.superglue_matcher import build_orb_superglue
 
     return build_orb_superglue(options)
+
+
+def _build_loftr(options: MatcherOptions) -> Matcher[Any]:
+    from tiepoint.matchers.loftr import build_loftr
+
+    return build_loftr(options)
+
+
+def _build_relf(options: MatcherOptions) -> Matcher[Any]:
+    from tiepoint.matchers.relf import build_relf
+
+    return build_relf(options)
+
+
+def _build_roma(options: MatcherOptions) -> Matcher[Any]:
+    from tiepoint.matchers.roma import build_roma
+
+    return build_roma(options)
+
+
+def _build_roma_small(options: MatcherOptions) -> Matcher[Any]:
+    from tiepoint.matchers.roma import build_roma_small
+
+    return build_roma_small(options)
 
 
 _ALL = (
@@ -143,6 +171,38 @@ _ALL = (
         licence="Apache-2.0; weights as `tiepoint weights list` says",
         needs_torch=True,
         build=_build_orb_superglue,
+    ),
+    Method(
+        name="loftr",
+        summary="LoFTR: semi-dense matches by a transformer, without keypoints",
+        kind="semi-dense",
+        licence="Apache-2.0; weights as `tiepoint weights list` says",
+        needs_torch=True,
+        build=_build_loftr,
+    ),
+    Method(
+        name="roma",
+        summary="RoMa: a dense warp with its certainty (DINOv2 and VGG19 features)",
+        kind="dense",
+        licence="Apache-2.0; weights as `tiepoint weights list` says",
+        needs_torch=True,
+        build=_build_roma,
+    ),
+    Method(
+        name="roma-small",
+        summary="RoMa in a small configuration that needs no DINOv2",
+        kind="dense",
+        licence="Apache-2.0; weights as `tiepoint weights list` says",
+        needs_torch=True,
+        build=_build_roma_small,
+    ),
+    Method(
+        name="relf",
+        summary="RELF: rotation-equivariant descriptors with group aligning, at SIFT keypoints",
+        kind="sparse",
+        licence="Apache-2.0; weights as `tiepoint weights list` says",
+        needs_torch=True,
+        build=_build_relf,
     ),
 )
 

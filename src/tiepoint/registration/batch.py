@@ -7,11 +7,13 @@ records at the end, in the order of the sources, so that they do not depend on w
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
 import multiprocessing
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +24,7 @@ from typing import Any
 import cv2
 import filelock
 import numpy as np
+import threadpoolctl
 
 import tiepoint
 from tiepoint.geometry import Transform
@@ -38,6 +41,7 @@ from tiepoint.images import (
 )
 from tiepoint.matchers import MatcherOptions, matcher
 from tiepoint.registration.agreement import agreement
+from tiepoint.registration.cascade import Cascade, auto_steps
 from tiepoint.registration.records import (
     Record,
     registration_record,
@@ -47,7 +51,9 @@ from tiepoint.registration.records import (
     write_jsonl,
 )
 from tiepoint.registration.register import Registrar, RegistrationConfig
+from tiepoint.registration.report import write_report
 from tiepoint.registration.sources import Source
+from tiepoint.registration.thumbnails import thumbnails
 from tiepoint.registration.warp import valid_mask, warp_image
 
 
@@ -55,13 +61,13 @@ from tiepoint.registration.warp import valid_mask, warp_image
 class BatchConfig:
     """All that a run's results depend on, beside the pictures.
 
-    template, mask: files; the mask's pixels of value 0 do not count. method, options: the matcher.
+    template, mask: files; the mask's pixels of value 0 do not count. method, options: the matcher, or "auto" for a cascade.
     registration: how to fit and judge. overlays: write overlays too. max_pixels: limit of a picture's size.
     """
 
     template: Path
     mask: Path | None = None
-    method: str = "sift"
+    method: str = "auto"
     options: MatcherOptions = field(default_factory=MatcherOptions)
     registration: RegistrationConfig = field(default_factory=RegistrationConfig)
     overlays: bool = False
@@ -103,6 +109,9 @@ class _Folder:
     def record(self, name: str) -> Path:
         return self.state / "records" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
 
+    def thumbnails(self, name: str) -> Path:
+        return self.record(name).with_suffix(".jpg")
+
     def remove_partial_files(self) -> None:
         """What a killed run left half-written; nobody else writes here while the lock is held."""
         for partial in self.root.rglob(".*.partial"):
@@ -115,14 +124,17 @@ def run_batch(
     out: Path,
     *,
     workers: int = 1,
+    ray: str | None = None,
     overwrite: bool = False,
     progress: Callable[[Record, bool], None] = lambda _record, _reused: None,
-) -> list[Record]:
+) -> Counter[str]:
     """Register every source and write aligned images, masks and summaries into the folder `out`.
 
-    workers: processes; the outputs are the same bytes for any number. overwrite: do everything again.
+    workers: processes; the outputs are the same bytes for any number. ray: address of a Ray cluster on which to
+    start them ("local": one on this machine); None: processes of this machine, without Ray. overwrite: do everything again.
     progress: called with each record as it is made, and whether it was there already.
-    Returns the records in the order of `sources`.
+    Returns how many sources came to each status. Records are read back from their files for the summaries, so
+    that memory does not grow with the number of sources.
 
     Raises ImageError when the template or mask cannot be read, ValueError or MethodUnavailable for a method
     that is not there, RunInUse when another run holds the folder, OSError when `out` cannot be written.
@@ -139,22 +151,33 @@ def run_batch(
     try:
         folder.remove_partial_files()
         digest = config.digest()
-        records: dict[str, Record] = {}
+        counts: Counter[str] = Counter()
         waiting: list[Source] = []
         for source in sources:
             record = None if overwrite else _finished(folder, source, digest)
             if record is None:
                 waiting.append(source)
             else:
-                records[source.name] = record
+                counts[record["status"]] += 1
                 progress(record, True)
-        for name, record in _work_through(config, waiting, folder, digest, workers):
-            records[name] = record
+        unwritten: dict[str, Record] = {}
+        for name, record in _work_through(config, waiting, folder, digest, workers, ray):
+            counts[record["status"]] += 1
+            if record["status"] == "unwritten":  # nor may its record be on the disk
+                unwritten[name] = record
             progress(record, False)
-        ordered = [records[source.name] for source in sources]
-        write_jsonl(out / "registrations.jsonl", ordered)
-        write_csv(out / "registrations.csv", ordered)
-        return ordered
+
+        def records() -> Iterator[Record]:
+            for source in sources:
+                yield unwritten.get(source.name) or _stored_record(folder, source)
+
+        write_jsonl(out / "registrations.jsonl", records())
+        write_csv(out / "registrations.csv", records())
+        template = read_image(config.template, max_pixels=config.max_pixels)
+        write_report(
+            out / "report.html", records(), template, lambda index: _thumbnails(folder, sources[index])
+        )
+        return counts
     finally:
         lock.release()
 
@@ -174,16 +197,35 @@ def _finished(folder: _Folder, source: Source, digest: str) -> Record | None:
         return None
 
 
+def _stored_record(folder: _Folder, source: Source) -> Record:
+    """The record of a source that was worked on, from its file."""
+    try:
+        return dict(json.loads(folder.record(source.name).read_text(encoding="utf-8"))["record"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return unreadable_record(str(source.path), f"its record could not be read back: {error}")
+
+
+def _thumbnails(folder: _Folder, source: Source) -> bytes | None:
+    path = folder.thumbnails(source.name)
+    return path.read_bytes() if path.is_file() else None
+
+
 def _key(digest: str, content: bytes) -> str:
     return hashlib.sha256(digest.encode() + hashlib.sha256(content).digest()).hexdigest()
 
 
 def _work_through(
-    config: BatchConfig, sources: Sequence[Source], folder: _Folder, digest: str, workers: int
+    config: BatchConfig, sources: Sequence[Source], folder: _Folder, digest: str, workers: int, ray: str | None
 ) -> Iterator[tuple[str, Record]]:
     """Records as they are made, by this process or by others, with a bounded number of sources under way."""
     if not sources:
         _Worker(config, folder, digest)  # a template that cannot be read is an error even with nothing to do
+        return
+    if ray is not None:
+        from tiepoint.registration.cluster import work_on_ray
+
+        _Worker(config, folder, digest)  # fail here, with a clear message, and not on every machine
+        yield from work_on_ray(ray, functools.partial(_Worker, config, folder, digest), sources, workers)
         return
     if workers == 1:
         worker = _Worker(config, folder, digest)
@@ -235,6 +277,11 @@ class _Worker:
 
     def __init__(self, config: BatchConfig, folder: _Folder, digest: str) -> None:
         self.config, self.folder, self.digest = config, folder, digest
+        with threadpoolctl.threadpool_limits(1, user_api="blas"):
+            self._prepare()
+
+    def _prepare(self) -> None:
+        config = self.config
         template = read_image(config.template, max_pixels=config.max_pixels)
         mask = None
         if config.mask is not None:
@@ -245,12 +292,21 @@ class _Worker:
                     f" {template.width} x {template.height}; they must be alike"
                 )
             mask = picture > 0
-        found = matcher(config.method, config.options)
-        self.registrar: Registrar[Any] = Registrar(template, found, config.registration, mask=mask)
+        self.registrar: Cascade | Registrar[Any]
+        if config.method == "auto":
+            self.registrar = Cascade(template, auto_steps(config.options), config.registration, mask=mask)
+        else:
+            found = matcher(config.method, config.options)
+            self.registrar = Registrar(template, found, config.registration, mask=mask)
         self.template_gray = gray_view(template)
 
     def process(self, source: Source) -> Record:
         """Register one source, write its outputs, then its record; what goes wrong is in the record."""
+        # With another number of threads BLAS sums in another order: last digits, and so bytes, would differ.
+        with threadpoolctl.threadpool_limits(1, user_api="blas"):
+            return self._process(source)
+
+    def _process(self, source: Source) -> Record:
         started = time.perf_counter()
         shown = str(source.path)
         try:
@@ -270,6 +326,9 @@ class _Worker:
         seconds = {"decode": decoded - started, **result.seconds}
         before_writing = time.perf_counter()
         try:
+            write_atomically(
+                self.folder.thumbnails(source.name), thumbnails(self.registrar.template, image, result)
+            )
             if result.accepted and result.transform is not None:
                 record["aligned"] = self._write_outputs(source, image, result.transform)
         except OSError as error:

@@ -7,12 +7,12 @@ import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from tiepoint.geometry import Transform
-from tiepoint.images import write_atomically
+from tiepoint.images import open_atomically
 from tiepoint.registration.register import Registration
 from tiepoint.registration.verdict import hull_share, occupied_cells
 
@@ -59,6 +59,7 @@ def registration_record(
         "reasons": list(result.verdict.reasons),
         "checks": [vars(check) for check in result.verdict.checks],
         "method": result.method,
+        "tried": list(result.tried),
         "weights": weights,
         "seed": seed,
         "source_size": list(matches.size0),
@@ -119,7 +120,9 @@ def _empty(source: str) -> Record:
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> None:
     """One JSON object a line, whole or not at all."""
-    write_atomically(path, "".join(f"{to_json(record)}\n" for record in records))
+    with open_atomically(path) as file:
+        for record in records:
+            file.write(f"{to_json(record)}\n".encode())
 
 
 def to_json(record: Record) -> str:
@@ -130,7 +133,11 @@ def to_json(record: Record) -> str:
 def read_jsonl(path: Path) -> list[Record]:
     """The lines of `write_jsonl`. Raises ValueError naming the file and line that is none."""
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is no registrations.jsonl: {error}") from error
+    for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
@@ -143,8 +150,12 @@ def read_jsonl(path: Path) -> list[Record]:
 
 def write_csv(path: Path, records: Iterable[Record]) -> None:
     """A line per source with the columns a spreadsheet wants, whole or not at all."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, _CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    with open_atomically(path) as binary, io.TextIOWrapper(binary, encoding="utf-8", newline="") as file:
+        _write_csv(file, records)
+
+
+def _write_csv(file: TextIO, records: Iterable[Record]) -> None:
+    writer = csv.DictWriter(file, _CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for record in records:
         row = {**record, "reasons": "; ".join(record["reasons"])}
@@ -153,7 +164,6 @@ def write_csv(path: Path, records: Iterable[Record]) -> None:
         if matrix is not None:
             row |= {f"h{i + 1}{j + 1}": matrix[i][j] for i in range(3) for j in range(3)}
         writer.writerow(row)
-    write_atomically(path, buffer.getvalue())
 
 
 def _finite(value: Any) -> Any:

@@ -61,7 +61,7 @@ class Registration:
     estimate: the fit to the matches (source is image 0, template image 1). transform: template from source, the
     refined one where refinement was kept; None without a fit. verdict: accepted or why not.
     method: the matcher that made it. num_keypoints: of source and template, None for methods without.
-    seconds: by stage.
+    seconds: by stage. tried: the steps a cascade made until it was accepted; empty for a single method.
     """
 
     transform: Transform | None
@@ -73,6 +73,7 @@ class Registration:
     prediction: ErrorPrediction | None
     method: str
     seconds: dict[str, float]
+    tried: tuple[str, ...] = ()
 
     @property
     def accepted(self) -> bool:

@@ -53,9 +53,8 @@ def shrunk(strip: bytes, max_bytes: int) -> bytes:
     height, width = picture.shape[:2]
     pane = width / NUM_PANES
     smallest = min(64.0, pane)
-    wanted = pane * float(
-        np.sqrt(1.2 * max_bytes / len(strip))
-    )  # bytes go as the area, and quality falls too
+    # Bytes go as the area, and the quality falls too.
+    wanted = pane * float(np.sqrt(1.2 * max_bytes / len(strip)))
     while True:
         wanted = max(smallest, min(wanted, pane))
         size = (NUM_PANES * round(wanted), max(1, round(height * wanted / pane)))
@@ -117,7 +116,7 @@ def _aligned(
 
 def _residuals(aligned: NDArray[np.uint8], registration: Registration, zoom: float) -> NDArray[np.uint8]:
     """The inliers' residuals as arrows over the dimmed aligned pane."""
-    gray: NDArray[Any] = cv2.cvtColor(aligned, cv2.COLOR_RGB2GRAY)
+    gray = np.asarray(cv2.cvtColor(aligned, cv2.COLOR_RGB2GRAY), np.uint8)
     pane = np.dstack([gray // 2] * 3)
     inliers = np.flatnonzero(registration.estimate.inliers)
     if len(inliers) == 0 or registration.transform is None:
