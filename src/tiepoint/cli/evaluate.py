@@ -152,6 +152,25 @@ def thresholds(data: tuple[Path, ...], model: Any, subset: int | None, seed: int
     run(Thresholds(model=model, seed=seed), pairs, folder, {"subset": subset}, **common)
 
 
+@evaluate.command()
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--unrelated", type=click.IntRange(0), default=5000, show_default=True,
+              help="Pairs that must be refused.")  # fmt: skip
+@common_options
+def registration(data: Path, unrelated: int, subset: int | None, seed: int, **common: Any) -> None:
+    """Registration: what it accepts and refuses, whether its predicted error is true, what refinement gains.
+
+    DATA: a folder with eval/homography (sequences: 1.*, k.*, H_1_k), train and val (photographs).
+    """
+    from tiepoint.evaluation.registration import RegistrationTrust
+    from tiepoint.evaluation.registration_pairs import registration_pairs
+
+    common["methods"] = common["methods"] or ("sift",)
+    with usage_errors():
+        pairs = registration_pairs(data, unrelated=unrelated, subset=subset, seed=seed)
+    run(RegistrationTrust(seed=seed), pairs, data, {"subset": subset, "unrelated": unrelated}, **common)
+
+
 class usage_errors:
     """A ValueError or a missing file inside is the user's to mend: one line, exit code 1."""
 

@@ -14,7 +14,7 @@ import tiepoint
 from tiepoint.evaluation.pairs import ImagePair
 
 _PACKAGES = ("numpy", "opencv-python-headless", "poselib", "torch")
-_LAYERS = ("images", "geometry", "estimation", "networks", "weights", "matchers", "evaluation")
+_LAYERS = ("images", "geometry", "estimation", "networks", "weights", "matchers", "registration", "evaluation")
 
 
 def versions() -> dict[str, str | None]:

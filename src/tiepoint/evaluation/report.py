@@ -86,12 +86,15 @@ Numbers: TypeAlias = Sequence[float] | NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """One line of a chart; angles in degrees on a polar one. style: solid, or dashed for a reference."""
+    """One line of a chart; angles in degrees on a polar one.
+
+    style: solid, dashed for a reference, or points without a line.
+    """
 
     label: str
     x: Numbers
     y: Numbers
-    style: Literal["solid", "dashed"] = "solid"
+    style: Literal["solid", "dashed", "points"] = "solid"
 
 
 @dataclass(frozen=True, kw_only=True)

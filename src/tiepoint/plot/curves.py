@@ -63,6 +63,8 @@ def _draw_chart(axes: Axes, chart: Chart) -> None:
         x = np.deg2rad(curve.x) if chart.scale == "polar" else curve.x
         if curve.style == "dashed":
             axes.plot(x, curve.y, "--", color="0.5", linewidth=1, label=curve.label)
+        elif curve.style == "points":
+            axes.plot(x, curve.y, "o", color=f"C{i % 10}", markersize=2.5, alpha=0.6, label=curve.label)
         else:
             axes.plot(x, curve.y, color=f"C{i % 10}", linewidth=1.6, label=curve.label,
                       marker="o" if len(x) <= 12 else None, markersize=3)  # fmt: skip
