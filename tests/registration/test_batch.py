@@ -95,7 +95,10 @@ def test_a_changed_source_or_configuration_is_done_again(folder):
 
 def test_two_runs_on_one_folder_do_not_mix(folder):
     (folder / "out" / ".tiepoint").mkdir(parents=True)
-    with filelock.FileLock(folder / "out" / ".tiepoint" / "lock"), pytest.raises(RunInUse, match="another tiepoint run"):
+    with (
+        filelock.FileLock(folder / "out" / ".tiepoint" / "lock"),
+        pytest.raises(RunInUse, match="another tiepoint run"),
+    ):
         run(folder)
 
 
@@ -104,8 +107,8 @@ def test_bad_template_and_mask_are_errors_that_name_the_file(folder):
     with pytest.raises(ImageError, match="none"):
         run_batch(BatchConfig(template=folder / "none.png"), sources, folder / "out")
     write_image(folder / "mask.png", Image(np.ones((10, 10), np.uint8)))
+    config = BatchConfig(template=folder / "template.png", mask=folder / "mask.png")
     with pytest.raises(ImageError, match="mask is 10 x 10, the template 640 x 480"):
-        config = BatchConfig(template=folder / "template.png", mask=folder / "mask.png")
         run_batch(config, sources, folder / "out")
 
 

@@ -120,18 +120,14 @@ def test_a_run_of_one_or_of_none_accepted_or_of_nothing(tmp_path):
 
 
 def test_one_value_for_all_makes_a_histogram_too(tmp_path):
-    write_report(
-        tmp_path / "report.html", [accepted("a.jpg", turn=-0.0), accepted("b.jpg", turn=0.0)], TEMPLATE
-    )
+    write_report(tmp_path / "report.html", [accepted("a.jpg", turn=-0.0), accepted("b.jpg", turn=0.0)], TEMPLATE)
     page = (tmp_path / "report.html").read_text()
     assert "median 0.00" in page
     assert "-0.00<" not in page
 
 
 def test_the_same_run_gives_the_same_bytes(report, tmp_path):
-    write_report(
-        tmp_path / "again.html", RECORDS, TEMPLATE, lambda index: strip(index) if index != 4 else None
-    )
+    write_report(tmp_path / "again.html", RECORDS, TEMPLATE, lambda index: strip(index) if index != 4 else None)
     assert (tmp_path / "again.html").read_bytes() == report.read_bytes()
 
 

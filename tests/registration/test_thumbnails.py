@@ -114,9 +114,7 @@ def test_any_size_of_source_and_template(size):
         Transform(np.diag([1e-4, 1e-4, 1])),
         Transform(np.diag([1e4, 1e4, 1])),
     ):
-        assert (
-            len(panes(thumbnails(template, source, registration(transform, source, template)))) == NUM_PANES
-        )
+        assert len(panes(thumbnails(template, source, registration(transform, source, template)))) == NUM_PANES
     assert panes(thumbnails(source, template, registration(None, template, source)))
 
 

@@ -152,7 +152,9 @@ def register(
     except (ImageError, MethodUnavailable, RunInUse, ValueError, OSError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
     reused = f", {counts['reused']} of an earlier run" if counts["reused"] else ""
-    click.echo(f"{counts['accepted']} accepted, {sum_refused(counts)} refused of {len(found)}{reused}: {out / 'report.html'}")
+    click.echo(
+        f"{counts['accepted']} accepted, {sum_refused(counts)} refused of {len(found)}{reused}: {out / 'report.html'}"
+    )
     if counts["unreadable"] == len(found):
         click.get_current_context().exit(1)
     if counts["accepted"] < len(found):

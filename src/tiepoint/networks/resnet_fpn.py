@@ -167,9 +167,7 @@ class FastBasicBlock:
     def __init__(self, block: BasicBlock, dtype: torch.dtype) -> None:
         self.conv1 = folded(dtype, block.conv1, block.bn1)
         self.conv2 = folded(dtype, block.conv2, block.bn2)
-        self.downsample = (
-            folded(dtype, *block.downsample) if isinstance(block.downsample, nn.Sequential) else None
-        )
+        self.downsample = folded(dtype, *block.downsample) if isinstance(block.downsample, nn.Sequential) else None
 
     def __call__(self, x: Tensor) -> Tensor:
         y: Tensor = self.conv2(F.relu_(self.conv1(x)))

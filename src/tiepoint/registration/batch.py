@@ -61,8 +61,8 @@ from tiepoint.registration.warp import valid_mask, warp_image
 class BatchConfig:
     """All that a run's results depend on, beside the pictures.
 
-    template, mask: files; the mask's pixels of value 0 do not count. method, options: the matcher, or "auto" for a cascade.
-    registration: how to fit and judge. overlays: write overlays too. max_pixels: limit of a picture's size.
+    template, mask: files; the mask's pixels of value 0 do not count. method, options: the matcher, or
+    "auto" for a cascade. registration: how to fit and judge. overlays: write overlays too. max_pixels: limit of a picture's size.
     """
 
     template: Path
@@ -131,8 +131,8 @@ def run_batch(
     """Register every source and write aligned images, masks and summaries into the folder `out`.
 
     workers: processes; the outputs are the same bytes for any number. ray: address of a Ray cluster on which to
-    start them ("local": one on this machine); None: processes of this machine, without Ray. overwrite: do everything again.
-    progress: called with each record as it is made, and whether it was there already.
+    start them ("local": one on this machine); None: processes of this machine, without Ray. overwrite: do
+    everything again. progress: called with each record as it is made, and whether it was there already.
     Returns how many sources came to each status. Records are read back from their files for the summaries, so
     that memory does not grow with the number of sources.
 
@@ -145,9 +145,7 @@ def run_batch(
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
-        raise RunInUse(
-            f"{out}: another tiepoint run is writing to this folder; wait for it or use another"
-        ) from error
+        raise RunInUse(f"{out}: another tiepoint run is writing to this folder; wait for it or use another") from error
     try:
         folder.remove_partial_files()
         digest = config.digest()
@@ -174,9 +172,7 @@ def run_batch(
         write_jsonl(out / "registrations.jsonl", records())
         write_csv(out / "registrations.csv", records())
         template = read_image(config.template, max_pixels=config.max_pixels)
-        write_report(
-            out / "report.html", records(), template, lambda index: _thumbnails(folder, sources[index])
-        )
+        write_report(out / "report.html", records(), template, lambda index: _thumbnails(folder, sources[index]))
         return counts
     finally:
         lock.release()
@@ -326,9 +322,7 @@ class _Worker:
         seconds = {"decode": decoded - started, **result.seconds}
         before_writing = time.perf_counter()
         try:
-            write_atomically(
-                self.folder.thumbnails(source.name), thumbnails(self.registrar.template, image, result)
-            )
+            write_atomically(self.folder.thumbnails(source.name), thumbnails(self.registrar.template, image, result))
             if result.accepted and result.transform is not None:
                 record["aligned"] = self._write_outputs(source, image, result.transform)
         except OSError as error:

@@ -107,9 +107,7 @@ COLUMNS = (
     ),
     Column(key="y", title="y shift", digits=1, hint="pixels, of the source's middle, down", value=_shift(1)),
     Column(key="turn", title="turn °", digits=2, hint="degrees, clockwise", value=_number("rotation_deg")),
-    Column(
-        key="scale", title="scale", digits=4, hint="template pixels per source pixel", value=_number("scale")
-    ),
+    Column(key="scale", title="scale", digits=4, hint="template pixels per source pixel", value=_number("scale")),
 )
 
 _PLOTTED = ("x", "y", "turn", "scale", "bound")
@@ -165,9 +163,7 @@ def write_report(
         return None if strip is None else _data_uri(shrunk(strip, limit))
 
     width, height = fitted_size(template.size, PANE_PX)
-    page = _environment().from_string(
-        files("tiepoint.registration").joinpath("report.html.jinja").read_text("utf-8")
-    )
+    page = _environment().from_string(files("tiepoint.registration").joinpath("report.html.jinja").read_text("utf-8"))
     parts = page.generate(
         rows=rows,
         columns=COLUMNS,
@@ -207,9 +203,7 @@ class _Run:
     def histograms(self) -> list[Histogram]:
         """Of the accepted ones, for each quantity that there are values of."""
         columns = {column.key: column for column in COLUMNS}
-        return [
-            _histogram(columns[key], np.array(self._values[key])) for key in _PLOTTED if self._values[key]
-        ]
+        return [_histogram(columns[key], np.array(self._values[key])) for key in _PLOTTED if self._values[key]]
 
 
 def _row(index: int, record: Record) -> Row:
@@ -268,6 +262,4 @@ def _data_uri(jpeg: bytes) -> str:
 
 
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
