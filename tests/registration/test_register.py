@@ -8,7 +8,7 @@ from tiepoint.geometry import Transform, frame_corners
 from tiepoint.images import Image, gray_view
 from tiepoint.matchers import matcher
 from tiepoint.registration import Limits, Registrar, RegistrationConfig, valid_mask, warp_image
-from tiepoint.registration.agreement import agreement
+from tiepoint.registration.agreement import Likeness
 from tiepoint.registration.refinement import prepare_template, refine_by_intensity
 from tiepoint.registration.support import chance_of_inlier, log10_false_alarms
 
@@ -107,10 +107,11 @@ def test_refinement_of_the_unrelated_is_not_kept_and_never_raises(template_pixel
 
 def test_agreement_of_an_image_with_itself_and_with_another(template_pixels):
     gray = gray_view(Image(template_pixels))
-    same = agreement(gray, (gray * 0.6).astype(np.uint8), Transform.identity())
+    alike = Likeness(gray)
+    same = alike((gray * 0.6).astype(np.uint8), Transform.identity())
     assert same.structure > 0.95
     assert same.overlap == pytest.approx(1, abs=0.01)
-    other = agreement(gray, gray_view(Image(drawn(seed=9))), Transform.identity())
+    other = alike(gray_view(Image(drawn(seed=9))), Transform.identity())
     assert abs(other.structure) < 0.2
 
 

@@ -28,30 +28,33 @@ class Agreement:
     overlap: float
 
 
-def agreement(
-    template: NDArray[np.uint8],
-    source: NDArray[np.uint8],
-    template_from_source: Transform,
-    mask: NDArray[np.bool_] | None = None,
-) -> Agreement:
-    """Compare (H, W) uint8 grey views through a transform, at a long side of 480 px.
+class Likeness:
+    """Compares sources with one template, reduced once.
 
-    mask: (H, W) of the template; only its True pixels count.
+    template: (H, W) uint8 grey. mask: (H, W) of the template; only its True pixels count.
     """
-    small, to_small = resize(template, fitted_size(template.shape[::-1], AGREEMENT_SIZE_PX))
-    source_small, to_source_small = _reduced_alike(source, template_from_source, to_small)
-    h, w = small.shape
-    chain = Transform(to_small.matrix @ template_from_source.matrix @ np.linalg.inv(to_source_small.matrix))
-    warped = cv2.warpPerspective(source_small, chain.matrix, (w, h), flags=cv2.INTER_LINEAR)
-    valid = valid_mask((source_small.shape[1], source_small.shape[0]), chain, (w, h))
-    counted = np.ones_like(valid) if mask is None else resize(mask.astype(np.uint8), (w, h))[0] > 0
-    inside = valid & counted
-    overlap = float(inside.sum() / max(counted.sum(), 1))
-    if inside.sum() < 64:
-        return Agreement(intensity=0.0, structure=0.0, overlap=overlap)
-    a, b = small.astype(np.float32), warped.astype(np.float32)
-    structure = correlation(_local_structure(a, inside), _local_structure(b, inside), inside)
-    return Agreement(intensity=correlation(a, b, inside), structure=structure, overlap=overlap)
+
+    def __init__(self, template: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None) -> None:
+        size = fitted_size(template.shape[::-1], AGREEMENT_SIZE_PX)
+        self._small, self._to_small = resize(template, size)
+        self._counted = np.ones(size[::-1], bool)
+        if mask is not None:
+            self._counted = resize(mask.astype(np.uint8), size)[0] > 0
+
+    def __call__(self, source: NDArray[np.uint8], template_from_source: Transform) -> Agreement:
+        """Compare a (H, W) uint8 grey source through a transform, at a long side of the template of 480 px."""
+        source_small, to_source_small = _reduced_alike(source, template_from_source, self._to_small)
+        matrix = self._to_small.matrix @ template_from_source.matrix @ np.linalg.inv(to_source_small.matrix)
+        h, w = self._small.shape
+        warped = cv2.warpPerspective(source_small, matrix, (w, h), flags=cv2.INTER_LINEAR)
+        valid = valid_mask((source_small.shape[1], source_small.shape[0]), Transform(matrix), (w, h))
+        inside = valid & self._counted
+        overlap = float(inside.sum() / max(self._counted.sum(), 1))
+        if inside.sum() < 64:
+            return Agreement(intensity=0.0, structure=0.0, overlap=overlap)
+        a, b = self._small.astype(np.float32), warped.astype(np.float32)
+        structure = correlation(_local_structure(a, inside), _local_structure(b, inside), inside)
+        return Agreement(intensity=correlation(a, b, inside), structure=structure, overlap=overlap)
 
 
 def correlation(a: NDArray[np.float32], b: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:

@@ -40,8 +40,9 @@ from tiepoint.images import (
     write_image,
 )
 from tiepoint.matchers import MatcherOptions, matcher
-from tiepoint.registration.agreement import agreement
+from tiepoint.registration.agreement import Likeness
 from tiepoint.registration.cascade import Cascade, auto_steps
+from tiepoint.registration.memory import keep_freed_memory
 from tiepoint.registration.records import (
     Record,
     registration_record,
@@ -54,7 +55,7 @@ from tiepoint.registration.register import Registrar, RegistrationConfig
 from tiepoint.registration.report import write_report
 from tiepoint.registration.sources import Source
 from tiepoint.registration.thumbnails import thumbnails
-from tiepoint.registration.warp import valid_mask, warp_image
+from tiepoint.registration.warp import warp_with_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +260,7 @@ _worker: _Worker | None = None  # of a process of the pool
 
 def _start_worker(config: BatchConfig, folder: _Folder, digest: str, threads: int) -> None:
     global _worker
+    keep_freed_memory()
     cv2.setNumThreads(threads)
     _worker = _Worker(config, folder, digest)
 
@@ -295,6 +297,7 @@ class _Worker:
             found = matcher(config.method, config.options)
             self.registrar = Registrar(template, found, config.registration, mask=mask)
         self.template_gray = gray_view(template)
+        self.likeness = Likeness(self.template_gray)
 
     def process(self, source: Source) -> Record:
         """Register one source, write its outputs, then its record; what goes wrong is in the record."""
@@ -334,15 +337,14 @@ class _Worker:
         """Likeness of the source, merely brought to the template's size."""
         width, height = self.registrar.template.size
         stretch = ResizeMap(width / image.width, height / image.height)
-        return agreement(self.template_gray, gray_view(image), Transform(stretch.matrix, "affine")).structure
+        return self.likeness(gray_view(image), Transform(stretch.matrix, "affine")).structure
 
     def _write_outputs(self, source: Source, image: Image, transform: Transform) -> str:
         size = self.registrar.template.size
         self._remove_outputs(source)
         aligned = self.folder.aligned(source.name, suffix_for(image))
-        valid = valid_mask(image.size, transform, size)
-        warped = warp_image(image, transform, size)
-        write_image(self.folder.mask(source.name), Image(valid.astype(np.uint8) * 255))
+        warped, valid = warp_with_mask(image, transform, size)
+        write_image(self.folder.mask(source.name), Image(valid.view(np.uint8) * np.uint8(255)))
         if self.config.overlays:
             write_image(self.folder.overlay(source.name), self._overlay(warped))
         write_image(aligned, warped)

@@ -13,7 +13,7 @@ from tiepoint.estimation import Estimate, fit
 from tiepoint.geometry import Matches, Transform, TransformKind
 from tiepoint.images import Image, gray_view
 from tiepoint.matchers import Matcher
-from tiepoint.registration.agreement import Agreement, agreement
+from tiepoint.registration.agreement import Agreement, Likeness
 from tiepoint.registration.prediction import ErrorPrediction, predict_error
 from tiepoint.registration.refinement import (
     Refinement,
@@ -103,6 +103,7 @@ class Registrar(Generic[Encoding]):
         self.mask = mask
         self._encoding = matcher.encode(template)
         self._gray = gray_view(template)
+        self._likeness = Likeness(self._gray, mask)
         self._tiles: RefinementTemplate | None = None
 
     def register(self, source: Image, encoding: Encoding | None = None) -> Registration:
@@ -143,7 +144,7 @@ class Registrar(Generic[Encoding]):
                 transform = refinement.transform
                 prediction = self._predict(transform, refinement.covariance, source, _REFINED)
         clock.lap("refine")
-        alike = agreement(self._gray, gray, transform, self.mask)
+        alike = self._likeness(gray, transform)
         checks += outcome_checks(alike, prediction, self.template.size, config.limits)
         clock.lap("check")
         return Registration(

@@ -18,13 +18,27 @@ def warp_image(source: Image, template_from_source: Transform, template_size: tu
     Pixels the source does not cover are 0; `valid_mask` tells them from black ones. Where the source is reduced
     by more than half, it is smoothed first, so that nothing aliases.
     """
+    return warp_with_mask(source, template_from_source, template_size)[0]
+
+
+def warp_with_mask(
+    source: Image, template_from_source: Transform, template_size: tuple[int, int]
+) -> tuple[Image, NDArray[np.bool_]]:
+    """`warp_image` and `valid_mask` together."""
     pixels = _smoothed(source.pixels, template_from_source, template_size)
     # OpenCV's cubic kernel overshoots; integer types saturate, as they should.
     warped = cv2.warpPerspective(
-        pixels, template_from_source.matrix, template_size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+        pixels,
+        template_from_source.matrix,
+        template_size,
+        flags=cv2.INTER_CUBIC,
+        borderMode=cv2.BORDER_REPLICATE,
     )
-    warped[~valid_mask(source.size, template_from_source, template_size)] = 0
-    return Image(warped, source.path, source.metadata)
+    valid = valid_mask(source.size, template_from_source, template_size)
+    covered = np.asarray(
+        cv2.copyTo(warped, valid.view(np.uint8))
+    )  # a fifth of the time of indexing by ~valid
+    return Image(covered, source.path, source.metadata), valid
 
 
 def valid_mask(
@@ -42,7 +56,7 @@ def valid_mask(
         if np.abs(polygon).max() < reach:  # fixed-point corners of a polygon do not overflow
             mask = np.zeros(template_size[::-1], np.uint8)
             cv2.fillConvexPoly(mask, np.rint(polygon * 256).astype(np.int32), 1, shift=8)
-            return mask.astype(bool)
+            return mask.view(np.bool_)
     ones = np.ones(source_size[::-1], np.uint8)
     return np.asarray(
         cv2.warpPerspective(ones, template_from_source.matrix, template_size, flags=cv2.INTER_NEAREST) > 0
