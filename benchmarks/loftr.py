@@ -62,23 +62,25 @@ def speed(options: argparse.Namespace) -> None:
         ways[f"tiepoint {name}"] = lambda inference=inference: matched(inference, pictures)
     found = {name: way() for name, way in ways.items()}
     times: dict[str, list[float]] = {name: [] for name in ways}
+    cpu_times: dict[str, list[float]] = {
+        name: [] for name in ways
+    }  # less moved by what else the machine does
     for _ in range(options.repeats):
         for name, way in ways.items():
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             way()
             times[name].append(time.perf_counter() - start)
+            cpu_times[name].append(time.process_time() - cpu_start)
     peak = ceiling(torch.float32), ceiling(torch.bfloat16)
     print(
         f"{options.size}, {options.threads} threads, torch {torch.__version__}, threshold {options.threshold}"
     )
     print(f"ceiling: {peak[0] / 1e9:.0f} GFLOP/s in fp32, {peak[1] / 1e9:.0f} in bf16 (3 x 3 convolution)")
-    reference = statistics.median(times["kornia fp32"])
+    reference, cpu_reference = (statistics.median(taken["kornia fp32"]) for taken in (times, cpu_times))
     for name, taken in times.items():
-        median = statistics.median(taken)
-        print(
-            f"{name:14s} {median:6.3f} s (least {min(taken):.3f}, most {max(taken):.3f})  "
-            f"{reference / median:4.2f} x  {agreement(found['kornia fp32'], found[name])}"
-        )
+        median, cpu = statistics.median(taken), statistics.median(cpu_times[name])
+        print(f"{name}: {median:.3f} s (least {min(taken):.3f}, most {max(taken):.3f}), {reference / median:.2f} x")
+        print(f"  {cpu:.3f} CPU s, {cpu_reference / cpu:.2f} x; {agreement(found['kornia fp32'], found[name])}")
     for (name, inference), limit in zip(fast.items(), peak, strict=True):
         print(f"stages, {name}:")
         for stage, seconds, flops in stages(inference, pictures, options.repeats):
