@@ -119,6 +119,14 @@ def test_a_run_of_one_or_of_none_accepted_or_of_nothing(tmp_path):
         assert f"{len(records)} source" in page
 
 
+def test_the_folder_that_all_share_is_named_once(tmp_path):
+    paths = ["/data/line 3/left/a.jpg", "/data/line 3/left/b.jpg", "/data/line 3/large/a.jpg"]
+    write_report(tmp_path / "report.html", map(accepted, paths), TEMPLATE)
+    page = (tmp_path / "report.html").read_text()
+    assert sorted(names(page)) == ["large/a.jpg", "left/a.jpg", "left/b.jpg"]
+    assert "sources in <bdi>/data/line 3/</bdi>" in page
+
+
 def test_one_value_for_all_makes_a_histogram_too(tmp_path):
     write_report(tmp_path / "report.html", [accepted("a.jpg", turn=-0.0), accepted("b.jpg", turn=0.0)], TEMPLATE)
     page = (tmp_path / "report.html").read_text()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import heapq
 import json
+import os
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -171,6 +172,7 @@ def write_report(
         num_pictures=num_pictures,
         statuses=run.statuses,
         total=run.statuses.total(),
+        folder=_common_folder([row.source for row in rows]),
         histograms=run.histograms(),
         template_name=template.path.name if template.path else "the template",
         template_size=template.size,
@@ -228,6 +230,12 @@ def _row(index: int, record: Record) -> Row:
         details=json.dumps(details),
         has_alignment=record.get("matrix_template_from_source") is not None,
     )
+
+
+def _common_folder(sources: Sequence[str]) -> str:
+    """What all names begin with, up to a folder's end; with it the table would be hard to read."""
+    prefix = os.path.commonprefix(sources)  # noqa: RUF071 - cut back to a folder below
+    return prefix[: max(prefix.rfind("/"), prefix.rfind("\\")) + 1]
 
 
 def _text(value: float, digits: int) -> str:
