@@ -63,7 +63,8 @@ class BatchConfig:
     """All that a run's results depend on, beside the pictures.
 
     template, mask: files; the mask's pixels of value 0 do not count. method, options: the matcher, or
-    "auto" for a cascade. registration: how to fit and judge. overlays: write overlays too. max_pixels: limit of a picture's size.
+    "auto" for a cascade. registration: how to fit and judge. overlays: write overlays too. max_pixels: limit of
+    a picture's size.
     """
 
     template: Path
