@@ -45,6 +45,7 @@ def match(
     device: str,
     precision: Any,
     commercial_only: bool,
+    search: Any,
     four_way: bool,
     model: Any,
     threshold: float | None,
@@ -66,6 +67,7 @@ def match(
         precision=precision,
         four_way=four_way,
         commercial_only=commercial_only,
+        search=search,
     )
     try:
         found = matcher(method, options)

@@ -75,6 +75,7 @@ def register(
     device: str,
     precision: Any,
     commercial_only: bool,
+    search: Any,
     four_way: bool,
     model: Any,
     mask: Path | None,
@@ -114,6 +115,7 @@ def register(
             precision=precision,
             four_way=four_way,
             commercial_only=commercial_only,
+            search=search,
         ),
         registration=RegistrationConfig(
             model=model,
