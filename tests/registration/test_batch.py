@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,6 +143,14 @@ def command(folder, out):
     ]
 
 
+def test_a_name_that_is_no_unicode(folder):
+    shutil.copy(folder / "sources" / "a.png", os.fsencode(folder / "sources") + b"/z\xff.png")
+    records = run(folder)
+    assert records[-1]["status"] == "accepted"
+    assert os.fsencode(records[-1]["source"]).endswith(b"z\xff.png")
+    assert (folder / "out" / os.fsdecode(os.fsencode(records[-1]["aligned"]))).is_file()
+
+
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments_and_started_again_ends_the_same(folder):
     for number in range(6):
@@ -159,8 +168,6 @@ def test_killed_at_twenty_random_moments_and_started_again_ends_the_same(folder)
         )
         time.sleep(random.uniform(0, 0.9 * seconds))
         if process.poll() is not None:  # finished before the kill: begin again from nothing
-            import shutil
-
             shutil.rmtree(folder / "killed")
         os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
         process.wait()

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import multiprocessing
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -109,7 +110,7 @@ class _Folder:
         return self.root / "overlays" / f"{name}.jpg"
 
     def record(self, name: str) -> Path:
-        return self.state / "records" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
+        return self.state / "records" / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.json"
 
     def thumbnails(self, name: str) -> Path:
         return self.record(name).with_suffix(".jpg")
