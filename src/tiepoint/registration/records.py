@@ -126,7 +126,7 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> None:
 
 
 def to_json(record: Record) -> str:
-    """JSON without NaN and infinity, which are no JSON: they become null. Names that are no Unicode are kept escaped."""
+    """JSON without NaN and infinity, which become null; names that are no Unicode are kept escaped."""
     return json.dumps(_finite(record), allow_nan=False)
 
 
