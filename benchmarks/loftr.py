@@ -32,9 +32,7 @@ MEMORY_CASES = ("start", "streamed", "one-matrix", "kornia")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["speed", "memory", *(f"memory-{case}" for case in MEMORY_CASES)])
     parser.add_argument("--size", default="640x480")
     parser.add_argument("--threads", type=int, default=2)
@@ -62,30 +60,26 @@ def speed(options: argparse.Namespace) -> None:
         ways[f"tiepoint {name}"] = lambda inference=inference: matched(inference, pictures)
     found = {name: way() for name, way in ways.items()}
     times: dict[str, list[float]] = {name: [] for name in ways}
+    cpu_times: dict[str, list[float]] = {name: [] for name in ways}  # less moved by what else the machine does
     for _ in range(options.repeats):
         for name, way in ways.items():
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             way()
             times[name].append(time.perf_counter() - start)
+            cpu_times[name].append(time.process_time() - cpu_start)
     peak = ceiling(torch.float32), ceiling(torch.bfloat16)
-    print(
-        f"{options.size}, {options.threads} threads, torch {torch.__version__}, threshold {options.threshold}"
-    )
+    print(f"{options.size}, {options.threads} threads, torch {torch.__version__}, threshold {options.threshold}")
     print(f"ceiling: {peak[0] / 1e9:.0f} GFLOP/s in fp32, {peak[1] / 1e9:.0f} in bf16 (3 x 3 convolution)")
-    reference = statistics.median(times["kornia fp32"])
+    reference, cpu_reference = (statistics.median(taken["kornia fp32"]) for taken in (times, cpu_times))
     for name, taken in times.items():
-        median = statistics.median(taken)
-        print(
-            f"{name:14s} {median:6.3f} s (least {min(taken):.3f}, most {max(taken):.3f})  "
-            f"{reference / median:4.2f} x  {agreement(found['kornia fp32'], found[name])}"
-        )
+        median, cpu = statistics.median(taken), statistics.median(cpu_times[name])
+        print(f"{name}: {median:.3f} s (least {min(taken):.3f}, most {max(taken):.3f}), {reference / median:.2f} x")
+        print(f"  {cpu:.3f} CPU s, {cpu_reference / cpu:.2f} x; {agreement(found['kornia fp32'], found[name])}")
     for (name, inference), limit in zip(fast.items(), peak, strict=True):
         print(f"stages, {name}:")
         for stage, seconds, flops in stages(inference, pictures, options.repeats):
             floor = flops / limit
-            print(
-                f"  {stage:28s} {1e3 * seconds:7.0f} ms  {flops / 1e9:6.1f} GFLOP  {seconds / floor:5.2f} x floor"
-            )
+            print(f"  {stage:28s} {1e3 * seconds:7.0f} ms  {flops / 1e9:6.1f} GFLOP  {seconds / floor:5.2f} x floor")
 
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -115,25 +109,19 @@ def agreement(wanted: tuple[Any, ...], found: tuple[Any, ...]) -> str:
     )
 
 
-def stages(
-    inference: LoftrInference, pictures: list[torch.Tensor], repeats: int
-) -> list[tuple[str, float, float]]:
+def stages(inference: LoftrInference, pictures: list[torch.Tensor], repeats: int) -> list[tuple[str, float, float]]:
     """(name, median seconds, operations) of each stage for a pair."""
     encoded = [inference.encode(picture)[0] for picture in pictures]
     tokens = [t[0] for t in inference.coarse.after_first(*(image.tokens[None] for image in encoded))]
     found = inference._coarse_matches(*tokens)
-    kept = inference._off_border(found.rows, encoded[0].grid) & inference._off_border(
-        found.columns, encoded[1].grid
-    )
+    kept = inference._off_border(found.rows, encoded[0].grid) & inference._off_border(found.columns, encoded[1].grid)
     cells = [found.rows[kept], found.columns[kept]]
     windows = [inference._windows(*parts) for parts in zip(encoded, tokens, cells, strict=True)]
     counted = FlopCounter()
     works: dict[str, Callable[[], Any]] = {
         "backbone, both images": lambda: [inference.backbone.pyramid(picture) for picture in pictures],
         "first self-attention": lambda: [inference.coarse.layers[0](t[None], t[None]) for t in tokens],
-        "coarse transformer": lambda: inference.coarse.after_first(
-            *(image.tokens[None] for image in encoded)
-        ),
+        "coarse transformer": lambda: inference.coarse.after_first(*(image.tokens[None] for image in encoded)),
         "coarse matching": lambda: inference._coarse_matches(*tokens),
         "fine windows": lambda: [
             fine_windows(inference.backbone, *parts) for parts in zip(encoded, cells, strict=True)

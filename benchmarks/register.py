@@ -38,9 +38,7 @@ CORNERS = np.array([[0.0, 0], [SIZE[0] - 1, 0], [SIZE[0] - 1, SIZE[1] - 1], [0, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", type=Path, help="folder of photographs to enlarge")
     parser.add_argument("--count", type=int, default=40, help="sources in all")
     parser.add_argument("--rounds", type=int, default=2)
@@ -126,9 +124,7 @@ def work(side: str, folder: Path, workers: int) -> None:
     print(json.dumps(found))
 
 
-def plain_script(
-    template_path: Path, sources: Sequence[Path], out: Path
-) -> dict[str, list[list[float]] | None]:
+def plain_script(template_path: Path, sources: Sequence[Path], out: Path) -> dict[str, list[list[float]] | None]:
     found = {}
     for path in sources:
         template = cv2.imread(str(template_path))
@@ -193,9 +189,7 @@ def compare(folders: Sequence[Path], workers: int) -> None:
             ]
     machine = platform.processor() or platform.machine()
     print(f"{machine}, OpenCV {cv2.__version__}, {workers} workers, {count} sources of 12 megapixels\n")
-    print(
-        f"{'':24}{'s a picture':>12}{'times plain':>12}{'peak MB':>9}{'aligned':>9}{'median px':>11}{'worst px':>10}"
-    )
+    print(f"{'':24}{'s a picture':>12}{'times plain':>12}{'peak MB':>9}{'aligned':>9}{'median px':>11}{'worst px':>10}")
     for side in SIDES:
         told = (np.median(errors[side]), max(errors[side])) if errors[side] else (np.nan, np.nan)
         print(
@@ -207,9 +201,7 @@ def compare(folders: Sequence[Path], workers: int) -> None:
         print_stages(side, [folder / side for folder in folders])
 
 
-def run_side(
-    side: str, folder: Path, workers: int
-) -> tuple[float, float, dict[str, list[list[float]] | None]]:
+def run_side(side: str, folder: Path, workers: int) -> tuple[float, float, dict[str, list[list[float]] | None]]:
     """Seconds, peak resident megabytes of the side's processes together, and the matrices."""
     command = [sys.executable, __file__, "--side", side, "--folder", str(folder), "--workers", str(workers)]
     started = time.perf_counter()

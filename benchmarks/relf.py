@@ -110,9 +110,7 @@ class E2cnnReResNet(nn.Module):
         """(K, F, N) at points (K, 2), the published way: read from the whole map, the largest of all levels."""
         levels = [(image, 1.0)]
         if pyramid is not None:
-            levels = published_levels(
-                image, pyramid.max_size_px, pyramid.min_size_px, pyramid.levels_per_octave
-            )
+            levels = published_levels(image, pyramid.max_size_px, pyramid.min_size_px, pyramid.levels_per_octave)
         best: Tensor | None = None
         for level, scale in levels:
             whole = self(level)
@@ -255,9 +253,7 @@ def compare_memory() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peak-of", choices=("tiepoint", "e2cnn"), help="what the subprocesses run")
     parser.add_argument("--repeats", type=int, default=9, help="of one level; a third of it for the pyramid")
     parser.add_argument("--threads", type=int, default=2)

@@ -99,9 +99,7 @@ def describe(image: Image, extractor: RelfExtractor) -> dict[str, Features]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--photographs", type=int, default=3)
     parser.add_argument("--step-deg", type=float, default=30.0)
@@ -122,9 +120,7 @@ def main() -> None:
                 expected = reference[name].keypoints[pairs[:, 0]] @ matrix[:, :2].T + matrix[:, 2]
                 error = np.linalg.norm(expected - features.keypoints[pairs[:, 1]], axis=1)
                 right = [100 * float((error <= t).mean()) if len(error) else 0.0 for t in THRESHOLDS_PX]
-                rows.setdefault(name, []).append(
-                    (*right, len(pairs), (len(reference[name]) + len(features)) / 2)
-                )
+                rows.setdefault(name, []).append((*right, len(pairs), (len(reference[name]) + len(features)) / 2))
     print(f"{len(rows['SIFT'])} pairs\n| descriptor | MMA@3 / 5 / 10 | matches | points |\n|---|---|---|---|")
     for name, values in rows.items():
         *right, matches, points = np.mean(values, axis=0)

@@ -33,9 +33,7 @@ SURE = 0.5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--side", choices=["romatch", "tiepoint"], help=argparse.SUPPRESS)
@@ -44,9 +42,7 @@ def main() -> None:
     if arguments.side:
         measure(arguments.cases[0], arguments.side, arguments.out)
         return
-    print(
-        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
-    )
+    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     for case in arguments.cases or CASES:
         compare(case, arguments.rounds)
 
@@ -114,9 +110,7 @@ def measure(case: str, side: str, out: Path) -> None:
     print(json.dumps(told))
 
 
-def _tiepoint(
-    states: Any, pictures: list[np.ndarray], upsample: int | None, dtype: torch.dtype, case: str
-) -> Any:
+def _tiepoint(states: Any, pictures: list[np.ndarray], upsample: int | None, dtype: torch.dtype, case: str) -> Any:
     from tiepoint.images import Image
     from tiepoint.matchers.roma import ROMA_CONFIG, Roma, RomaOptions
     from tiepoint.matchers.roma_network import RomaNetwork
@@ -183,9 +177,7 @@ def measure_sampling(side: str) -> None:
     centres = (np.arange(side_px, dtype=np.float32) * 2 + 1) / side_px - 1
     own = np.stack(np.meshgrid(centres, centres), -1)
     there = own * 0.9 + 0.05 * np.sin(3 * own[..., ::-1])
-    warp = np.concatenate([np.concatenate([own, there], -1), np.concatenate([there, own], -1)], 1).astype(
-        np.float32
-    )
+    warp = np.concatenate([np.concatenate([own, there], -1), np.concatenate([there, own], -1)], 1).astype(np.float32)
     certainty = np.random.default_rng(0).uniform(0, 1, warp.shape[:2]).astype(np.float32)
     if side == "romatch":
         romatch = _import_romatch()
@@ -236,9 +228,7 @@ def _fill() -> ModuleType:
 def _states(fill: ModuleType) -> dict[str, dict[str, torch.Tensor]]:
     case, _ = fill.load_case(PARITY / "roma" / "coarse.json")
     return {
-        part: {
-            key: torch.from_numpy(value) for key, value in fill.make_weights(case["weights"][part]).items()
-        }
+        part: {key: torch.from_numpy(value) for key, value in fill.make_weights(case["weights"][part]).items()}
         for part in ("roma", "dinov2")
     }
 

@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 import tifffile
 from numpy.typing import NDArray
+
 from sample import Shot, draw_board, draw_shipping_label, take, take_template
 
 SHOTS = (
@@ -53,18 +54,14 @@ def main(folder: Path) -> None:
 def write(path: Path, picture: NDArray[np.float32]) -> None:
     """`picture`, 0 ... 255, as a camera would store it."""
     if path.suffix == ".tif":  # 12 bits of a sensor in a 16-bit file
-        tifffile.imwrite(
-            path, np.rint(picture * (4095 / 255)).astype(np.uint16), photometric="rgb", metadata=None
-        )
+        tifffile.imwrite(path, np.rint(picture * (4095 / 255)).astype(np.uint16), photometric="rgb", metadata=None)
         return
     pixels = np.rint(picture).astype(np.uint8)
     if path.suffix == ".png":
         PIL.Image.fromarray(pixels).save(path)
         return
     exif = PIL.Image.Exif()
-    if (
-        pixels.shape[0] > pixels.shape[1]
-    ):  # the sensor lies on its side: orientation 6, "turn right to display"
+    if pixels.shape[0] > pixels.shape[1]:  # the sensor lies on its side: orientation 6, "turn right to display"
         pixels = np.ascontiguousarray(np.rot90(pixels))
         exif[0x0112] = 6
     PIL.Image.fromarray(pixels).save(path, quality=88, exif=exif)

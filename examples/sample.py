@@ -78,9 +78,7 @@ def draw_shipping_label() -> Picture:
         x += bar + gap
     for row in range(9):
         text = "".join(rng.choice(list("ABCDEFGHKLMNPRSTUVWXYZ 0123456789"), 26))
-        cv2.putText(
-            label, text, (280, 760 + 100 * row), cv2.FONT_HERSHEY_COMPLEX, 2.2, (40, 40, 40), 5, cv2.LINE_AA
-        )
+        cv2.putText(label, text, (280, 760 + 100 * row), cv2.FONT_HERSHEY_COMPLEX, 2.2, (40, 40, 40), 5, cv2.LINE_AA)
     return label
 
 
@@ -123,9 +121,7 @@ class _Board:
                 self.disc(x, y, 20, GOLD)
                 self.disc(x, y, 12, GROUND)
 
-    def box(
-        self, x: float, y: float, width: float, height: float, colour: Colour, thickness: int = -1
-    ) -> None:
+    def box(self, x: float, y: float, width: float, height: float, colour: Colour, thickness: int = -1) -> None:
         ends = [_scaled(x, y), _scaled(x + width, y + height)]
         cv2.rectangle(self.pixels, ends[0], ends[1], colour, thickness, cv2.LINE_AA)
 
@@ -134,9 +130,7 @@ class _Board:
 
     def text(self, text: str, x: float, y: float, size: float, colour: Colour = SILK) -> None:
         scale, thickness = size * OVERSAMPLING / 22, max(2, round(size / 6))
-        cv2.putText(
-            self.pixels, text, _scaled(x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA
-        )
+        cv2.putText(self.pixels, text, _scaled(x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA)
 
     def traces(self, rng: np.random.Generator, parts: tuple[Part, ...]) -> None:
         """Tracks from part to part, bent by 45 degrees as on real boards, and vias between them."""
@@ -210,9 +204,7 @@ class _Board:
 
     def print_labels(self, parts: tuple[Part, ...]) -> None:
         for part in parts:
-            beside = (
-                (part.x + part.width + 9, part.y + 10) if part.height > part.width else (part.x, part.y - 8)
-            )
+            beside = (part.x + part.width + 9, part.y + 10) if part.height > part.width else (part.x, part.y - 8)
             if part.kind in ("resistor", "ceramic", "led") or part.width < 130:
                 self.text(part.name, *beside, 11)
         for line in PRINTED:
@@ -248,12 +240,8 @@ class Shot:
         distance = 2400.0  # from the pinhole to the board, in photograph pixels: a usual lens
         turn, tilt_x, tilt_y = np.deg2rad([self.turn_deg, *self.tilt_deg])
         plane = self.zoom * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)], [0, 0]])
-        about_x = np.array(
-            [[1, 0, 0], [0, np.cos(tilt_x), -np.sin(tilt_x)], [0, np.sin(tilt_x), np.cos(tilt_x)]]
-        )
-        about_y = np.array(
-            [[np.cos(tilt_y), 0, np.sin(tilt_y)], [0, 1, 0], [-np.sin(tilt_y), 0, np.cos(tilt_y)]]
-        )
+        about_x = np.array([[1, 0, 0], [0, np.cos(tilt_x), -np.sin(tilt_x)], [0, np.sin(tilt_x), np.cos(tilt_x)]])
+        about_y = np.array([[np.cos(tilt_y), 0, np.sin(tilt_y)], [0, 1, 0], [-np.sin(tilt_y), 0, np.cos(tilt_y)]])
         pose = np.column_stack([about_y @ about_x @ plane, (0, 0, distance)])
         camera = np.diag([distance, distance, 1.0])
         middle = (np.array(self.size) - 1) / 2 + self.shift_px

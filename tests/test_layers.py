@@ -38,9 +38,7 @@ def test_imports_only_point_down():
         for path, layer, tree in files()
         if layer in LAYERS
         for name in imported(tree)
-        if name.startswith("tiepoint.")
-        and name.split(".")[1] in LAYERS
-        and height(name.split(".")[1]) > height(layer)
+        if name.startswith("tiepoint.") and name.split(".")[1] in LAYERS and height(name.split(".")[1]) > height(layer)
     ]
     assert wrong == []
 

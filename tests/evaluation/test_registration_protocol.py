@@ -28,9 +28,7 @@ def label(seed, size=(320, 240)):
         cv2.rectangle(pixels, (x, y), (x + w, y + h), rng.integers(0, 256, 3).tolist(), -1, cv2.LINE_AA)
     for row in range(4):
         text = "".join(rng.choice(list("ABCDEFGHKLMNPRSTUVWXYZ0123456789"), 10))
-        cv2.putText(
-            pixels, text, (10, 40 + 55 * row), cv2.FONT_HERSHEY_SIMPLEX, 1, (20, 20, 20), 2, cv2.LINE_AA
-        )
+        cv2.putText(pixels, text, (10, 40 + 55 * row), cv2.FONT_HERSHEY_SIMPLEX, 1, (20, 20, 20), 2, cv2.LINE_AA)
     return pixels
 
 
@@ -44,9 +42,7 @@ def data(tmp_path_factory):
         folder.mkdir(parents=True)
         pixels = label(number)
         cv2.imwrite(str(folder / "1.png"), pixels)
-        cv2.imwrite(
-            str(folder / "2.png"), cv2.warpPerspective(pixels, turn.matrix, (320, 240), flags=cv2.INTER_CUBIC)
-        )
+        cv2.imwrite(str(folder / "2.png"), cv2.warpPerspective(pixels, turn.matrix, (320, 240), flags=cv2.INTER_CUBIC))
         np.savetxt(folder / "H_1_2", turn.matrix)
     for kind, seeds in (("train", range(10, 13)), ("val", range(20, 22))):
         (root / kind).mkdir()
@@ -61,9 +57,7 @@ def test_a_drawn_case_from_pairs_to_files(data, tmp_path):
     report = run_session(RegistrationTrust(), methods, pairs, data=data, out=tmp_path)
 
     def rows(table):
-        return [
-            dict(zip(report.tables[table].columns, row, strict=True)) for row in report.tables[table].rows
-        ]
+        return [dict(zip(report.tables[table].columns, row, strict=True)) for row in report.tables[table].rows]
 
     (related,) = rows("related")
     assert (related["set"], related["solvable"], related["of them accepted"], related["wrong"]) == (
@@ -93,9 +87,7 @@ def test_pairs_are_as_many_as_asked_and_none_twice(data):
     unrelated = [pair for pair in pairs if isinstance(pair, UnknownPair)]
     assert (len(related), len(unrelated)) == (2 + 4, 31)
     assert len({pair.key for pair in pairs}) == len(pairs)
-    assert [pair.key for pair in registration_pairs(data, unrelated=31, subset=2)] == [
-        pair.key for pair in pairs
-    ]
+    assert [pair.key for pair in registration_pairs(data, unrelated=31, subset=2)] == [pair.key for pair in pairs]
 
 
 def test_what_shows_the_same_is_never_called_unrelated(tmp_path):

@@ -136,9 +136,7 @@ def test_there_and_back_is_nothing_for_a_consistent_warp() -> None:
     assert warp.forward_backward_error_px()[warp.certainty > 0].max() < 1e-3
     broken = warp.warp.copy()
     broken[:, 40:, 0] += 0.1  # the way back is wrong by 0.05 of the width
-    errors = DenseWarp(
-        warp=broken, certainty=warp.certainty, size0=SIZE0, size1=SIZE1
-    ).forward_backward_error_px()
+    errors = DenseWarp(warp=broken, certainty=warp.certainty, size0=SIZE0, size1=SIZE1).forward_backward_error_px()
     assert np.median(errors[:, :40][warp.certainty[:, :40] > 0]) == pytest.approx(0.05 * 200, rel=0.01)
 
 

@@ -144,9 +144,7 @@ def test_a_file_says_how_it_is_set_up(tmp_path, matching):
         {"state_dict": {f"matcher.{k}": v for k, v in LoftrNetwork(config).state_dict().items()}},
         tmp_path / "a.ckpt",
     )
-    matcher = build_loftr(
-        MatcherOptions(weights=str(tmp_path / "a.ckpt"), max_size_px=320, max_num_keypoints=9)
-    )
+    matcher = build_loftr(MatcherOptions(weights=str(tmp_path / "a.ckpt"), max_size_px=320, max_num_keypoints=9))
     assert matcher.config == config
     assert matcher.options == LoftrOptions(max_size_px=320, max_num_matches=9)
 
@@ -178,9 +176,7 @@ def test_kornia_finds_the_same_matches(state, position_code, size1):
     settings = kornia_settings(threshold, position_code == "fixed")
     theirs = feature.LoFTR(pretrained=None, config=settings)
     theirs.load_state_dict(state, strict=True)
-    grays = [
-        torch.from_numpy(picture.astype(np.float32) / 255)[None, None] for picture in (picture0, picture1)
-    ]
+    grays = [torch.from_numpy(picture.astype(np.float32) / 255)[None, None] for picture in (picture0, picture1)]
     with torch.no_grad():
         wanted = theirs.eval()({"image0": grays[0], "image1": grays[1]})
     assert len(matches) > 10

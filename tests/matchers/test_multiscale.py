@@ -38,9 +38,7 @@ class Reader(Matcher[Image]):
         return image
 
     def match(self, encoding0, encoding1):
-        y, x = np.mgrid[2 : encoding0.height - 2 : self.step, 2 : encoding0.width - 2 : self.step].reshape(
-            2, -1
-        )
+        y, x = np.mgrid[2 : encoding0.height - 2 : self.step, 2 : encoding0.width - 2 : self.step].reshape(2, -1)
         scene = encoding0.pixels[y, x]
         on = scene[:, 2] > 0.999
         points0, scene = np.stack([x, y], 1)[on], scene[on, :2]
@@ -111,9 +109,7 @@ def test_tiles_are_matched_at_full_size():
     options = TileOptions(guide_size_px=150, tile_px=200, overlap_px=20)
     matches = Tiled(reader, options)(image0, image1)
     assert_right(matches, (30, 20), 1)
-    assert len(matches) > 4 * len(
-        reader.match(*(Image(cv2.resize(i.pixels, (150, 130))) for i in (image0, image1)))
-    )
+    assert len(matches) > 4 * len(reader.match(*(Image(cv2.resize(i.pixels, (150, 130))) for i in (image0, image1))))
     assert max(max(size) for size in reader.sizes) <= 400
 
 

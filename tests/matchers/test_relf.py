@@ -174,9 +174,7 @@ def test_levels_lie_on_the_grid() -> None:
 SMALL_PYRAMID = Pyramid(max_size_px=160, min_size_px=80, levels_per_octave=2)
 
 
-@pytest.mark.parametrize(
-    "config", [RelfConfig(), RelfConfig(pyramid=SMALL_PYRAMID)], ids=["level", "pyramid"]
-)
+@pytest.mark.parametrize("config", [RelfConfig(), RelfConfig(pyramid=SMALL_PYRAMID)], ids=["level", "pyramid"])
 def test_features_turn_with_the_image(network: ReResNet, config: RelfConfig) -> None:
     """90 degrees, 4 of 16 group elements, exactly: at any image size, since levels are brought to 16 k + 1."""
     pixels, points = picture(150, 110), points_of(150, 110, 60)
@@ -193,9 +191,7 @@ def test_a_sixteenth_turn_holds_approximately(network: ReResNet) -> None:
 
     pixels = cv2.GaussianBlur(picture(193, 193), (0, 0), 1.5)
     matrix = cv2.getRotationMatrix2D((96, 96), 22.5, 1)
-    turned_pixels = cv2.warpAffine(
-        pixels, matrix, (193, 193), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
-    )
+    turned_pixels = cv2.warpAffine(pixels, matrix, (193, 193), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
     rng = np.random.default_rng(0)
     angle, radius = rng.uniform(0, 2 * np.pi, 80), 45 * np.sqrt(rng.uniform(0, 1, 80))
     points = np.stack([96 + radius * np.cos(angle), 96 + radius * np.sin(angle)], 1).astype(np.float32)
@@ -316,9 +312,7 @@ def test_own_weights_are_recognised(tmp_path) -> None:
         assert not model.published
         assert type(model.network) is type(made)
         assert model.network.order == made.order
-        assert all(
-            torch.equal(a, b) for a, b in zip(made.parameters(), model.network.parameters(), strict=True)
-        )
+        assert all(torch.equal(a, b) for a, b in zip(made.parameters(), model.network.parameters(), strict=True))
     options = MatcherOptions(weights=str(path), max_size_px=64, max_num_keypoints=20)
     matcher = build_relf(options, Fixed(points_of(100, 80, 12)))
     assert matcher.name == "relf"

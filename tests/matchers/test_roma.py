@@ -63,9 +63,7 @@ def test_published_network_has_the_published_size() -> None:
     own = {key: t for key, t in network.state_dict().items() if not key.startswith("trunk.")}
     trunk = dict(network.trunk.state_dict().items())
     assert len(own) == 603
-    assert (
-        sum(p.numel() for key, p in network.named_parameters() if not key.startswith("trunk.")) == 111_288_336
-    )
+    assert sum(p.numel() for key, p in network.named_parameters() if not key.startswith("trunk.")) == 111_288_336
     assert len(trunk) == 343
     assert sum(t.numel() for t in trunk.values()) == 304_368_640
 

@@ -40,9 +40,7 @@ def fill() -> ModuleType:
 def states(fill: ModuleType) -> dict[str, dict[str, torch.Tensor]]:
     case, _ = fill.load_case(PARITY / "roma" / "coarse.json")
     return {
-        part: {
-            key: torch.from_numpy(value) for key, value in fill.make_weights(case["weights"][part]).items()
-        }
+        part: {key: torch.from_numpy(value) for key, value in fill.make_weights(case["weights"][part]).items()}
         for part in ("roma", "dinov2")
     }
 
@@ -170,7 +168,5 @@ def test_agrees_with_romatch_from_the_same_pictures(
     ours = roma.match_dense(*(roma.encode(Image(picture)) for picture in pictures))
     # Anchors of nearly equal probability may be told apart differently; none is here.
     np.testing.assert_allclose(ours.warp, warp[0].numpy(), atol=2e-5)
-    inside = (
-        np.abs(np.abs(ours.warp).max(-1) - 1) > 1e-4
-    )  # on the border, rounding decides between 0 and more
+    inside = np.abs(np.abs(ours.warp).max(-1) - 1) > 1e-4  # on the border, rounding decides between 0 and more
     np.testing.assert_allclose(ours.certainty[inside], certainty[0].numpy()[inside], atol=2e-3)

@@ -69,9 +69,9 @@ def test_both_parametrisations_span_one_space(
 ) -> None:
     slope, width = slope_and_width
     bases = [
-        SteerableKernels(
-            order=order, cutoff_slope=slope, ring_width_px=width, parametrisation=parametrisation
-        ).basis(size, source, "regular")
+        SteerableKernels(order=order, cutoff_slope=slope, ring_width_px=width, parametrisation=parametrisation).basis(
+            size, source, "regular"
+        )
         for parametrisation in PARAMETRISATIONS
     ]
     assert bases[0].shape == bases[1].shape
@@ -213,9 +213,7 @@ def test_even_sides_break_the_symmetry() -> None:
 def test_parameter_counts_of_the_paper() -> None:
     """622,136 and 1,244,272; the wide one's 2,613,523 count a classifier of 5,130 and 1,024 of a normalisation
     that the features do not use."""
-    counts = [
-        sum(p.numel() for p in NETWORKS[name]().parameters()) for name in ("re_resnet C16", "re_resnet C8")
-    ]
+    counts = [sum(p.numel() for p in NETWORKS[name]().parameters()) for name in ("re_resnet C16", "re_resnet C8")]
     assert counts == [622_136, 1_244_272]
     wide = sum(p.numel() for p in NETWORKS["wide, published"]().parameters())
     assert wide == 2_613_523 - 5_130 - 1_024

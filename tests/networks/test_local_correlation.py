@@ -17,9 +17,7 @@ def made(batch: int, channels: int, h: int, w: int, height: int, width: int) -> 
     return map0, map1, warp
 
 
-def correlated_by_sampling(
-    map0: torch.Tensor, map1: torch.Tensor, warp: torch.Tensor, radius: int
-) -> torch.Tensor:
+def correlated_by_sampling(map0: torch.Tensor, map1: torch.Tensor, warp: torch.Tensor, radius: int) -> torch.Tensor:
     """The definition, written out: sample every offset of the window."""
     height, width = map1.shape[-2:]
     found = []
@@ -81,9 +79,7 @@ def test_a_warp_that_left_the_picture_reads_nothing(value: float) -> None:
 def test_memory_does_not_grow_with_the_window() -> None:
     """A window of 15 x 15 unfolded would be 225 times the map; what is allocated is far less."""
     map0, map1, warp = made(1, 256, 24, 24, 24, 24)
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         local_correlation(map0, map1, warp, 7)
     allocated = sum(max(0, event.self_cpu_memory_usage) for event in profile.key_averages())
     assert allocated < 0.3 * 225 * map1.nbytes

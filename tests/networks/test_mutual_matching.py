@@ -58,9 +58,7 @@ def test_optimal_transport_streamed_is_optimal_transport(size, strength, block, 
     )[0]
     found = match_by_optimal_transport(features0, features1, 0.5, bin_score, num_iterations, 0.01, block)
     assert torch.stack([found.rows, found.columns], 1).tolist() == mutual(whole[:-1, :-1], 0.01).tolist()
-    torch.testing.assert_close(
-        found.confidence, whole[found.rows, found.columns].float(), rtol=2e-3, atol=1e-6
-    )
+    torch.testing.assert_close(found.confidence, whole[found.rows, found.columns].float(), rtol=2e-3, atol=1e-6)
 
 
 def test_transport_moves_every_mass():
@@ -86,8 +84,4 @@ def test_the_prefilter_drops_what_the_dustbin_takes_most_of():
     wanted = mutual(whole[:-1, :-1] * rows[:, None] * columns, 1e-4)
     found = match_by_optimal_transport(features0, features1, 0.5, bin_score, 3, 1e-4, 16, prefilter=True)
     assert torch.stack([found.rows, found.columns], 1).tolist() == wanted.tolist()
-    assert (
-        0
-        < len(wanted)
-        < len(match_by_optimal_transport(features0, features1, 0.5, bin_score, 3, 1e-4, 16).rows)
-    )
+    assert 0 < len(wanted) < len(match_by_optimal_transport(features0, features1, 0.5, bin_score, 3, 1e-4, 16).rows)

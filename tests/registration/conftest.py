@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from drawings import TRUTHS, drawn, seen
 
 from tiepoint.images import Image, write_image
+
+from drawings import TRUTHS, drawn, seen
 
 
 @pytest.fixture(scope="session")

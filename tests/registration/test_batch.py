@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,7 +96,10 @@ def test_a_changed_source_or_configuration_is_done_again(folder):
 
 def test_two_runs_on_one_folder_do_not_mix(folder):
     (folder / "out" / ".tiepoint").mkdir(parents=True)
-    with filelock.FileLock(folder / "out" / ".tiepoint" / "lock"), pytest.raises(RunInUse, match="another tiepoint run"):
+    with (
+        filelock.FileLock(folder / "out" / ".tiepoint" / "lock"),
+        pytest.raises(RunInUse, match="another tiepoint run"),
+    ):
         run(folder)
 
 
@@ -104,8 +108,8 @@ def test_bad_template_and_mask_are_errors_that_name_the_file(folder):
     with pytest.raises(ImageError, match="none"):
         run_batch(BatchConfig(template=folder / "none.png"), sources, folder / "out")
     write_image(folder / "mask.png", Image(np.ones((10, 10), np.uint8)))
+    config = BatchConfig(template=folder / "template.png", mask=folder / "mask.png")
     with pytest.raises(ImageError, match="mask is 10 x 10, the template 640 x 480"):
-        config = BatchConfig(template=folder / "template.png", mask=folder / "mask.png")
         run_batch(config, sources, folder / "out")
 
 
@@ -139,6 +143,14 @@ def command(folder, out):
     ]
 
 
+def test_a_name_that_is_no_unicode(folder):
+    shutil.copy(folder / "sources" / "a.png", os.fsencode(folder / "sources") + b"/z\xff.png")
+    records = run(folder)
+    assert records[-1]["status"] == "accepted"
+    assert os.fsencode(records[-1]["source"]).endswith(b"z\xff.png")
+    assert (folder / "out" / os.fsdecode(os.fsencode(records[-1]["aligned"]))).is_file()
+
+
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments_and_started_again_ends_the_same(folder):
     for number in range(6):
@@ -156,8 +168,6 @@ def test_killed_at_twenty_random_moments_and_started_again_ends_the_same(folder)
         )
         time.sleep(random.uniform(0, 0.9 * seconds))
         if process.poll() is not None:  # finished before the kill: begin again from nothing
-            import shutil
-
             shutil.rmtree(folder / "killed")
         os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
         process.wait()

@@ -1,11 +1,12 @@
 """The cascade goes on only while it is refused, and says which step won."""
 
 import numpy as np
-from drawings import TRUTHS, drawn, seen
 
 from tiepoint.images import Image
 from tiepoint.matchers import MatcherOptions, NearestNeighbours, Sift, SparseMatcher, matcher
 from tiepoint.registration.cascade import Cascade, Step, auto_steps
+
+from drawings import TRUTHS, drawn, seen
 
 
 def blind():

@@ -30,9 +30,7 @@ _MODELS = ("auto", "transform", *KINDS, "fundamental")
     help="What to fit: the simplest transform that explains the matches (transform), that or a fundamental"
     " matrix (auto), or the one named.",
 )
-@click.option(
-    "--threshold", type=click.FloatRange(0, min_open=True), help="Largest residual of an inlier, in pixels."
-)
+@click.option("--threshold", type=click.FloatRange(0, min_open=True), help="Largest residual of an inlier, in pixels.")
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same answer.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write all matches: .npz, .json or .csv.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the matches side by side into this picture.")
@@ -47,6 +45,7 @@ def match(
     device: str,
     precision: Any,
     commercial_only: bool,
+    search: Any,
     four_way: bool,
     model: Any,
     threshold: float | None,
@@ -68,6 +67,7 @@ def match(
         precision=precision,
         four_way=four_way,
         commercial_only=commercial_only,
+        search=search,
     )
     try:
         found = matcher(method, options)

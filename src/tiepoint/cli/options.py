@@ -30,6 +30,13 @@ def method_options(*, default: str) -> Callable[[Command], Command]:
         ),
         click.option("--commercial-only", is_flag=True, help="Refuse weights whose licence forbids commercial use."),
         click.option(
+            "--search",
+            type=click.Choice(["exact", "flann"]),
+            default="exact",
+            show_default=True,
+            help="Nearest neighbours of SIFT and ORB: exact, or approximate by FLANN (KD-trees, LSH).",
+        ),
+        click.option(
             "--four-way",
             is_flag=True,
             help="Try image 1 turned by 0, 90, 180 and 270 degrees, for methods that do not turn.",

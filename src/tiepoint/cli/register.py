@@ -75,6 +75,7 @@ def register(
     device: str,
     precision: Any,
     commercial_only: bool,
+    search: Any,
     four_way: bool,
     model: Any,
     mask: Path | None,
@@ -114,6 +115,7 @@ def register(
             precision=precision,
             four_way=four_way,
             commercial_only=commercial_only,
+            search=search,
         ),
         registration=RegistrationConfig(
             model=model,
@@ -152,7 +154,9 @@ def register(
     except (ImageError, MethodUnavailable, RunInUse, ValueError, OSError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
     reused = f", {counts['reused']} of an earlier run" if counts["reused"] else ""
-    click.echo(f"{counts['accepted']} accepted, {sum_refused(counts)} refused of {len(found)}{reused}: {out / 'report.html'}")
+    click.echo(
+        f"{counts['accepted']} accepted, {sum_refused(counts)} refused of {len(found)}{reused}: {out / 'report.html'}"
+    )
     if counts["unreadable"] == len(found):
         click.get_current_context().exit(1)
     if counts["accepted"] < len(found):

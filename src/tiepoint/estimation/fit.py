@@ -219,9 +219,7 @@ def _refined(
     inside = _inside(start, points0, points1, threshold_px)
     for _ in range(5):
         if inside.sum() < needed:
-            return failed(
-                count, threshold_px, f"no consensus: {inside.sum()} inliers, a {start.kind} needs {needed}"
-            )
+            return failed(count, threshold_px, f"no consensus: {inside.sum()} inliers, a {start.kind} needs {needed}")
         reason = _degenerate(points0[inside], points1[inside], start.kind)
         if reason is not None:
             return failed(count, threshold_px, reason)
@@ -236,9 +234,7 @@ def _refined(
             break
     with np.errstate(divide="ignore", invalid="ignore"):
         if not (np.linalg.det(transform.jacobian(points0[inside])) > 0).all():
-            return failed(
-                count, threshold_px, "mirrored: the matches agree on a reflection, which no camera makes"
-            )
+            return failed(count, threshold_px, "mirrored: the matches agree on a reflection, which no camera makes")
     residuals = transform.residuals(matches.points0, matches.points1)
     return Estimate(
         model=transform,

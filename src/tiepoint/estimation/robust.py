@@ -55,15 +55,11 @@ def homography(
 def affine(points0: Points, points1: Points, *, threshold_px: float, seed: int = 0) -> NDArray[np.float64] | None:
     """(3, 3) affine H_1_from_0 by OpenCV's RANSAC; None where it finds nothing."""
     points0, points1 = _shuffled(points0, points1, seed)
-    matrix, _ = cv2.estimateAffine2D(
-        points0, points1, None, cv2.RANSAC, threshold_px, _MAX_ITERATIONS, _CONFIDENCE, 10
-    )
+    matrix, _ = cv2.estimateAffine2D(points0, points1, None, cv2.RANSAC, threshold_px, _MAX_ITERATIONS, _CONFIDENCE, 10)
     return _usable(matrix)
 
 
-def similarity(
-    points0: Points, points1: Points, *, threshold_px: float, seed: int = 0
-) -> NDArray[np.float64] | None:
+def similarity(points0: Points, points1: Points, *, threshold_px: float, seed: int = 0) -> NDArray[np.float64] | None:
     """(3, 3) similarity H_1_from_0 by OpenCV's RANSAC; None where it finds nothing."""
     points0, points1 = _shuffled(points0, points1, seed)
     matrix, _ = cv2.estimateAffinePartial2D(

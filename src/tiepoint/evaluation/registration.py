@@ -9,10 +9,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from tiepoint.evaluation.contestants import Encoded
 from tiepoint.evaluation.pairs import ImagePair, PlanePair
 from tiepoint.evaluation.registration_pairs import EXACT_SETS, KNOWN_WARPS
 from tiepoint.evaluation.report import Cell, Chart, Curve, Report, Table
-from tiepoint.evaluation.run import Encoded, Measured, Protocol
+from tiepoint.evaluation.run import Measured, Protocol
 from tiepoint.evaluation.sources import Frame
 from tiepoint.geometry import Matches, Transform, frame_corners
 from tiepoint.matchers import MatcherOptions, matcher
@@ -105,9 +106,7 @@ class RegistrationTrust(Protocol[ImagePair, RegistrationRecord]):
         wrong = _wrong_table(results)
         return Report(
             tables={**tables, "wrong": wrong} if wrong.rows else tables,
-            figures={
-                "calibration": tuple(_calibration_chart(name, found) for name, found in results.items())
-            },
+            figures={"calibration": tuple(_calibration_chart(name, found) for name, found in results.items())},
         )
 
 
@@ -171,9 +170,7 @@ def _of_kind(measured: Results, kind: Callable[[ImagePair], bool]) -> list[tuple
     """The results of each subset of pairs of a kind, then of all of them."""
     chosen = [one for one in measured if kind(one.pair)]
     subsets = dict.fromkeys(one.pair.subset for one in chosen)
-    parts: list[tuple[str, Results]] = [
-        (name, [one for one in chosen if one.pair.subset == name]) for name in subsets
-    ]
+    parts: list[tuple[str, Results]] = [(name, [one for one in chosen if one.pair.subset == name]) for name in subsets]
     return [*parts, ("all", chosen)] if len(parts) > 1 else parts
 
 

@@ -50,9 +50,7 @@ class WarpedSource(Source):
         rng = np.random.default_rng([self.seed, *self.path.name.encode()])
         warp, size = _random_homography(image.size, rng)
         background = (128,) * (1 if image.pixels.ndim == 2 else 3)
-        pixels = cv2.warpPerspective(
-            image.pixels, warp.matrix, size, flags=cv2.INTER_CUBIC, borderValue=background
-        )
+        pixels = cv2.warpPerspective(image.pixels, warp.matrix, size, flags=cv2.INTER_CUBIC, borderValue=background)
         return Frame(Image(_in_other_light(pixels, rng), self.path), warp)
 
 
@@ -186,9 +184,7 @@ def _some(paths: Sequence[Path], count: int, rng: np.random.Generator) -> list[P
     return [paths[row] for row in rng.permutation(len(paths))[:count]]
 
 
-def _choose(
-    kinds: dict[str, Sequence[Source]], count: int, rng: np.random.Generator
-) -> list[tuple[str, Source]]:
+def _choose(kinds: dict[str, Sequence[Source]], count: int, rng: np.random.Generator) -> list[tuple[str, Source]]:
     """`count` different sources by the kinds' shares; what one kind lacks, patterns make up."""
     chosen: list[tuple[str, Source]] = []
     for kind in ("mirrored", "tiled", "photograph", "other", "pattern"):
@@ -203,9 +199,7 @@ def _choose(
 def _random_homography(size: tuple[int, int], rng: np.random.Generator) -> tuple[Transform, tuple[int, int]]:
     """A view of a picture of `size`, and the size of the canvas that holds all of it."""
     corners = frame_corners(size)
-    turn = Transform.from_parameters(
-        rotation_deg=rng.uniform(-180, 180), scale=np.exp(rng.uniform(-0.22, 0.22))
-    )
+    turn = Transform.from_parameters(rotation_deg=rng.uniform(-180, 180), scale=np.exp(rng.uniform(-0.22, 0.22)))
     moved = turn(corners) + rng.uniform(-0.06, 0.06, (4, 2)) * max(size)
     moved += 8 - moved.min(axis=0) + rng.uniform(0, 1, 2)
     width, height = (int(side) + 9 for side in moved.max(axis=0))
@@ -219,9 +213,7 @@ def _in_other_light(pixels: NDArray[Any], rng: np.random.Generator) -> NDArray[n
     height, width = pixels.shape[:2]
     direction = rng.uniform(0, 2 * np.pi)
     x, y = np.linspace(-1, 1, width), np.linspace(-1, 1, height)[:, None]
-    light = rng.uniform(0.75, 1.15) * (
-        1 + rng.uniform(0, 0.2) * (np.cos(direction) * x + np.sin(direction) * y)
-    )
+    light = rng.uniform(0.75, 1.15) * (1 + rng.uniform(0, 0.2) * (np.cos(direction) * x + np.sin(direction) * y))
     light = light.reshape(light.shape + (1,) * (pixels.ndim - 2))
     lit = 255 * (np.clip(blurred * light, 0, 255) / 255) ** rng.uniform(0.8, 1.25)
     noisy = lit + rng.normal(0, rng.uniform(1, 5), lit.shape)

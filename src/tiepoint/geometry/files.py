@@ -27,9 +27,7 @@ def save_matches(path: Path | str, matches: Matches) -> None:
     path = Path(path)
     writers: dict[str, Callable[[Matches], bytes | str]] = {".npz": _to_npz, ".json": _to_json, ".csv": _to_csv}
     if path.suffix not in writers:
-        raise ValueError(
-            f"{path}: matches are written as {', '.join(writers)}, not {path.suffix or 'without ending'}"
-        )
+        raise ValueError(f"{path}: matches are written as {', '.join(writers)}, not {path.suffix or 'without ending'}")
     write_atomically(path, writers[path.suffix](matches))
 
 

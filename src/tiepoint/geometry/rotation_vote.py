@@ -26,9 +26,7 @@ class RotationVote:
     num_votes: int
 
 
-def relative_rotation(
-    features0: Features, features1: Features, indices: NDArray[np.int64]
-) -> RotationVote | None:
+def relative_rotation(features0: Features, features1: Features, indices: NDArray[np.int64]) -> RotationVote | None:
     """The rotation that most matches agree on, or None without matches.
 
     indices: (M, 2) rows of the two sets of features. The fullest window of 45 degrees is sought, and the mean of

@@ -61,9 +61,7 @@ def read_image(path: Path | str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Ima
         )
     pixels = _decode(path, data, header)
     if pixels.shape[:2] != (height, width):
-        raise ImageError(
-            f"{path}: its header says {width} x {height}, its data {pixels.shape[1]} x {pixels.shape[0]}"
-        )
+        raise ImageError(f"{path}: its header says {width} x {height}, its data {pixels.shape[1]} x {pixels.shape[0]}")
     upright = np.ascontiguousarray(_turn_upright(pixels, header.orientation))
     return Image(upright, path, _turned_metadata(header))
 
@@ -90,9 +88,7 @@ def _read_header(path: Path, data: bytes) -> _Header:
     except ImageError:
         raise
     except PIL.UnidentifiedImageError as error:
-        raise ImageError(
-            f"{path}: is not an image tiepoint can read (JPEG, PNG, TIFF, BMP, WebP, HEIC)"
-        ) from error
+        raise ImageError(f"{path}: is not an image tiepoint can read (JPEG, PNG, TIFF, BMP, WebP, HEIC)") from error
     except Exception as error:  # Pillow's plug-ins raise nearly anything on a damaged header
         raise ImageError(f"{path}: is damaged or truncated: {error}") from error
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from tiepoint.matchers.base import Matcher, MatcherOptions, SparseMatcher
+from tiepoint.matchers.base import FeatureMatcher, Matcher, MatcherOptions, SparseMatcher
 from tiepoint.matchers.four_way import FourWay
-from tiepoint.matchers.nearest import NearestNeighbours
+from tiepoint.matchers.nearest import Flann, NearestNeighbours
 from tiepoint.matchers.orb import Orb
 from tiepoint.matchers.sift import Sift
 from tiepoint.weights import WEIGHTS
@@ -56,7 +56,7 @@ def matcher(name: str, options: MatcherOptions | None = None) -> Matcher[Any]:
 
 
 def _build_sift(options: MatcherOptions) -> Matcher[Any]:
-    return SparseMatcher("sift", sift_extractor(options), NearestNeighbours())
+    return SparseMatcher("sift", sift_extractor(options), _search(options))
 
 
 def _build_orb(options: MatcherOptions) -> Matcher[Any]:
@@ -64,7 +64,11 @@ def _build_orb(options: MatcherOptions) -> Matcher[Any]:
         max_num_keypoints=options.max_num_keypoints or Orb.max_num_keypoints,
         max_size_px=options.max_size_px or Orb.max_size_px,
     )
-    return SparseMatcher("orb", extractor, NearestNeighbours())
+    return SparseMatcher("orb", extractor, _search(options))
+
+
+def _search(options: MatcherOptions) -> FeatureMatcher:
+    return Flann() if options.search == "flann" else NearestNeighbours()
 
 
 def sift_extractor(options: MatcherOptions) -> Sift:

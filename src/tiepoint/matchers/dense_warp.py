@@ -145,12 +145,8 @@ class DenseWarp:
         left, right = self.warp[:, : self.width], self.warp[:, self.width :]
         back0 = _read(right[..., :2], left[..., 2:].reshape(-1, 2)).reshape((*left.shape[:2], 2))
         back1 = _read(left[..., 2:], right[..., :2].reshape(-1, 2)).reshape((*right.shape[:2], 2))
-        steps0 = _to_pixels(back0, self.size0, self.extent0) - _to_pixels(
-            left[..., :2], self.size0, self.extent0
-        )
-        steps1 = _to_pixels(back1, self.size1, self.extent1) - _to_pixels(
-            right[..., 2:], self.size1, self.extent1
-        )
+        steps0 = _to_pixels(back0, self.size0, self.extent0) - _to_pixels(left[..., :2], self.size0, self.extent0)
+        steps1 = _to_pixels(back1, self.size1, self.extent1) - _to_pixels(right[..., 2:], self.size1, self.extent1)
         steps = np.concatenate([steps0, steps1], 1)
         return np.asarray(np.hypot(steps[..., 0], steps[..., 1]), np.float32)
 
@@ -208,15 +204,11 @@ def _mutual_nearest(
     return nearest, backward, squared
 
 
-def _to_pixels(
-    normalised: NDArray[Any], size: tuple[int, int], extent: tuple[float, float]
-) -> NDArray[np.float64]:
+def _to_pixels(normalised: NDArray[Any], size: tuple[int, int], extent: tuple[float, float]) -> NDArray[np.float64]:
     return (normalised.astype(float) + 1) / 2 * (np.array(size) / extent) - 0.5
 
 
-def _to_normalised(
-    points: NDArray[Any], size: tuple[int, int], extent: tuple[float, float]
-) -> NDArray[np.float64]:
+def _to_normalised(points: NDArray[Any], size: tuple[int, int], extent: tuple[float, float]) -> NDArray[np.float64]:
     return (points + 0.5) * 2 * (np.array(extent) / size) - 1
 
 

@@ -87,9 +87,7 @@ class Loftr(Matcher[LoftrEncoding]):
 
         There it would save no time and cost memory.
         """
-        views = [
-            resize(gray_view(image), fitted_size(image.size, self.options.max_size_px)) for image in images
-        ]
+        views = [resize(gray_view(image), fitted_size(image.size, self.options.max_size_px)) for image in images]
         inputs = [_whole_cells(pixels) for pixels, _ in views]
         groups: dict[tuple[int, ...], list[int]] = {}
         for i, pixels in enumerate(inputs):

@@ -86,9 +86,7 @@ class Multiscale(Matcher[Views[Encoding]]):
 
     def encode(self, image: Image) -> Views[Encoding]:
         sizes = sorted(set(self.options.sizes_px))
-        return Views(
-            image=image, views=tuple(view(self.matcher, image, whole(image), size) for size in sizes)
-        )
+        return Views(image=image, views=tuple(view(self.matcher, image, whole(image), size) for size in sizes))
 
     def match(self, encoding0: Views[Encoding], encoding1: Views[Encoding]) -> Matches:
         image0, image1 = encoding0.image, encoding1.image
@@ -128,9 +126,7 @@ class TileOptions:
     def __post_init__(self) -> None:
         _check_positive(self.guide_size_px, self.tile_px, self.min_num_matches, self.same_px)
         if not 0 <= self.overlap_px <= self.tile_px // 2:
-            raise ValueError(
-                f"overlap_px: expected 0 to half of tile_px {self.tile_px}, got {self.overlap_px}"
-            )
+            raise ValueError(f"overlap_px: expected 0 to half of tile_px {self.tile_px}, got {self.overlap_px}")
 
 
 class Tiled(Matcher[Views[Encoding]]):
@@ -177,9 +173,7 @@ def whole(image: Image) -> Box:
     return Box(0, 0, image.width, image.height)
 
 
-def view(
-    matcher: Matcher[Encoding], image: Image, box: Box, size_px: int, *, enlarge: bool = True
-) -> View[Encoding]:
+def view(matcher: Matcher[Encoding], image: Image, box: Box, size_px: int, *, enlarge: bool = True) -> View[Encoding]:
     """The part `box` of `image`, encoded with a long side of `size_px`; enlarged twofold at most, or not."""
     pixels = image.pixels[box.top : box.bottom, box.left : box.right]
     size = box.right - box.left, box.bottom - box.top
@@ -262,10 +256,7 @@ def dense_region(points: NDArray[np.float32], size: tuple[int, int], num_bins: i
 def tiles(size: tuple[int, int], tile_px: int, overlap_px: int) -> list[Box]:
     """Squares of `tile_px` that cover an image of `size` (width, height), row by row, the last flush with it."""
     starts = [
-        [
-            min(start, max(0, side - tile_px))
-            for start in range(0, max(1, side - overlap_px), tile_px - overlap_px)
-        ]
+        [min(start, max(0, side - tile_px)) for start in range(0, max(1, side - overlap_px), tile_px - overlap_px)]
         for side in size
     ]
     return [

@@ -63,9 +63,7 @@ class Flann:
         if len(d0) < 2 or len(d1) < 2:
             return NO_MATCHES
         forward, backward = self._search(d0, d1), self._search(d1, d0)
-        kept = [
-            (row, best, ratio) for row, (best, ratio) in forward.items() if backward.get(best, (-1,))[0] == row
-        ]
+        kept = [(row, best, ratio) for row, (best, ratio) in forward.items() if backward.get(best, (-1,))[0] == row]
         kept = [match for match in kept if match[2] < self.ratio]
         if not kept:
             return NO_MATCHES

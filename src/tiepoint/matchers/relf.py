@@ -128,9 +128,7 @@ class RelfExtractor:
     def features_at(self, image: Image, keypoints: NDArray[np.float32]) -> Tensor:
         """Equivariant features (K, F, N) at keypoints (K, 2) of the full-size image, the largest of all levels."""
         network = self.network
-        features = torch.full(
-            (len(keypoints), sum(network.num_fields), network.order), -torch.inf, device=self._device
-        )
+        features = torch.full((len(keypoints), sum(network.num_fields), network.order), -torch.inf, device=self._device)
         if len(keypoints) == 0:
             return features
         levels = self._published_levels if self.config.published else self._levels
@@ -146,9 +144,7 @@ class RelfExtractor:
             level, to_level = resize(pixels, size)
             yield self._to_tensor((level - _GREY) / _RANGE), self._points(keypoints, to_level)
 
-    def _published_levels(
-        self, image: Image, keypoints: NDArray[np.float32]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def _published_levels(self, image: Image, keypoints: NDArray[np.float32]) -> Iterator[tuple[Tensor, Tensor]]:
         rgb, to_working = resize(rgb_view(image), fitted_size(image.size, self.config.max_size_px))
         pixels = (rgb.astype(np.float32) / 255 - _IMAGENET_MEAN) / _IMAGENET_STD
         whole, points = self._to_tensor(pixels), self._points(keypoints, to_working)
@@ -197,9 +193,7 @@ class OneMatchPerKeypoint:
         order = np.argsort(-found.scores, kind="stable")
         keypoint0 = _keypoint_numbers(features0)[found.indices[order, 0]]
         keypoint1 = _keypoint_numbers(features1)[found.indices[order, 1]]
-        first = np.intersect1d(
-            np.unique(keypoint0, return_index=True)[1], np.unique(keypoint1, return_index=True)[1]
-        )
+        first = np.intersect1d(np.unique(keypoint0, return_index=True)[1], np.unique(keypoint1, return_index=True)[1])
         kept = np.sort(order[first])
         return IndexMatches(found.indices[kept], found.scores[kept])
 
@@ -235,6 +229,4 @@ def relf_config(model: RelfModel, options: MatcherOptions) -> RelfConfig:
     if config.pyramid is None:
         return replace(config, max_size_px=options.max_size_px)
     smallest = min(config.pyramid.min_size_px, options.max_size_px)
-    return replace(
-        config, pyramid=replace(config.pyramid, max_size_px=options.max_size_px, min_size_px=smallest)
-    )
+    return replace(config, pyramid=replace(config.pyramid, max_size_px=options.max_size_px, min_size_px=smallest))

@@ -20,9 +20,7 @@ from tiepoint.networks.equivariant_resnet import EquivariantBackbone
 _NORM_EPSILON = 1e-6  # added to the norm, as published
 
 
-def sample_features(
-    network: EquivariantBackbone, images: Tensor, points: Tensor, *, published_grid: bool
-) -> Tensor:
+def sample_features(network: EquivariantBackbone, images: Tensor, points: Tensor, *, published_grid: bool) -> Tensor:
     """Features (B, K, F, N) of `images` (B, 3, H, W) at `points` (B, K, 2), float32, coarsest stage first.
 
     Each stage is read as soon as it is made and then let go, so that no map of all channels ever exists.

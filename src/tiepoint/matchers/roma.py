@@ -61,9 +61,7 @@ class RomaOptions:
 
     def __post_init__(self) -> None:
         if self.resolution_px <= 0 or self.resolution_px % SIZE_MULTIPLE_PX:
-            raise ValueError(
-                f"resolution_px: expected a multiple of {SIZE_MULTIPLE_PX}, got {self.resolution_px}"
-            )
+            raise ValueError(f"resolution_px: expected a multiple of {SIZE_MULTIPLE_PX}, got {self.resolution_px}")
         if self.upsample_px is not None and (self.upsample_px < self.resolution_px or self.upsample_px % 8):
             raise ValueError(
                 f"upsample_px: expected a multiple of 8 of at least {self.resolution_px}, got {self.upsample_px}"

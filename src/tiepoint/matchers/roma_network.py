@@ -153,9 +153,7 @@ class CoordinateDecoder(nn.Module):
 
     def __init__(self, dim: int, num_blocks: int, num_heads: int, num_anchors: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            Block(dim, num_heads, qkv_bias=False, layer_scale=False) for _ in range(num_blocks)
-        )
+        self.blocks = nn.ModuleList(Block(dim, num_heads, qkv_bias=False, layer_scale=False) for _ in range(num_blocks))
         self.to_out = Linear(dim, num_anchors + 1)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,9 +200,7 @@ class RefinerBlock(nn.Sequential):
 class Refiner(nn.Module):
     """Moves a warp at one scale, from both images' features there; RoMa, section 3.3 (from DKM)."""
 
-    def __init__(
-        self, feature_dim: int, displacement_dim: int, radius: int | None, hidden_blocks: int
-    ) -> None:
+    def __init__(self, feature_dim: int, displacement_dim: int, radius: int | None, hidden_blocks: int) -> None:
         super().__init__()
         self.radius = radius
         window = 0 if radius is None else (2 * radius + 1) ** 2
@@ -274,9 +270,7 @@ class RomaNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.trunk = (
-            VisionTransformer(config.trunk)
-            if isinstance(config.trunk, VitConfig)
-            else ResidualTrunk(config.trunk)
+            VisionTransformer(config.trunk) if isinstance(config.trunk, VitConfig) else ResidualTrunk(config.trunk)
         )
         self.encoder = Encoder(config.vgg_widths)
         backbone_dims = {COARSE: self.trunk.dim, **dict(zip((1, 2, 4, 8), config.vgg_widths, strict=True))}

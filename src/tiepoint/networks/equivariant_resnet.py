@@ -66,9 +66,7 @@ class ReResNet(EquivariantBackbone):
 
 
 def _stage(kernels: SteerableKernels, in_fields: int, fields: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        BasicBlock(kernels, in_fields, fields, stride), BasicBlock(kernels, fields, fields, stride=1)
-    )
+    return nn.Sequential(BasicBlock(kernels, in_fields, fields, stride), BasicBlock(kernels, fields, fields, stride=1))
 
 
 class BasicBlock(nn.Module):
@@ -106,14 +104,10 @@ class ReWideResNet(EquivariantBackbone):
     num_fields = (16, 32, 64)
     order = 8
 
-    def __init__(
-        self, parametrisation: Parametrisation = "ring_fourier", *, published_flaw: bool = False
-    ) -> None:
+    def __init__(self, parametrisation: Parametrisation = "ring_fourier", *, published_flaw: bool = False) -> None:
         super().__init__()
         slope = 0.8 * torch.pi
-        kernels = SteerableKernels(
-            order=8, cutoff_slope=slope, ring_width_px=0.6, parametrisation=parametrisation
-        )
+        kernels = SteerableKernels(order=8, cutoff_slope=slope, ring_width_px=0.6, parametrisation=parametrisation)
         self.published_flaw = published_flaw
         self.conv1 = GroupConv2d(kernels, 3, 5, 5, source="trivial")
         self.layer1 = _wide_group(kernels, 5, 16)
@@ -127,9 +121,7 @@ class ReWideResNet(EquivariantBackbone):
             yield x if self.published_flaw else functional.relu(x)
 
 
-def _wide_group(
-    kernels: SteerableKernels, in_fields: int, fields: int, *, trivial_end: bool = False
-) -> nn.Sequential:
+def _wide_group(kernels: SteerableKernels, in_fields: int, fields: int, *, trivial_end: bool = False) -> nn.Sequential:
     return nn.Sequential(
         PreActivationBlock(kernels, in_fields, fields, stride=2),
         PreActivationBlock(kernels, fields, fields, stride=1, trivial_end=trivial_end),

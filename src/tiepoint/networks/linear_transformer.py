@@ -89,8 +89,8 @@ def linear_attention(
 ) -> Tensor:
     """(B, N, heads, D): attention with the kernel f(q) . f(k), f(x) = elu(x) + 1, in place of exp(q . k).
 
-    By the order of its products it costs N D^2 where the softmax costs N^2 D. The values are divided by their
-    number before they are summed, so that half precision does not overflow.
+    By the order of its products it costs N D^2 where the softmax costs N^2 D. Means stand in for sums over
+    the source, so that half precision does not overflow.
     """
     q, k = F.elu(q) + 1, F.elu(k) + 1
     if valid is not None:
@@ -100,5 +100,5 @@ def linear_attention(
         v = v * source_valid[:, :, None, None]
     count = v.shape[1]
     summed = torch.einsum("bshd,bshv->bhdv", k, v / count)
-    total = torch.einsum("bnhd,bhd->bnh", q, k.sum(dim=1))
-    return torch.einsum("bnhd,bhdv->bnhv", q, summed) * (count / (total + EPSILON)).unsqueeze(-1)
+    total = torch.einsum("bnhd,bhd->bnh", q, k.mean(dim=1)).float() + EPSILON / count
+    return torch.einsum("bnhd,bhdv->bnhv", q, summed) * (1 / total).to(q.dtype).unsqueeze(-1)

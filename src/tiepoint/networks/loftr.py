@@ -90,9 +90,7 @@ def config_of(state: Mapping[str, Tensor]) -> LoftrConfig:
     Raises ValueError where they are not LoFTR's at all.
     """
     try:
-        at2, at4, at8 = (
-            len(state[f"backbone.{name}.weight"]) for name in ("bn1", "layer2.0.bn1", "layer3.0.bn1")
-        )
+        at2, at4, at8 = (len(state[f"backbone.{name}.weight"]) for name in ("bn1", "layer2.0.bn1", "layer3.0.bn1"))
     except KeyError as missing:
         raise ValueError(f"no weights of LoFTR: tensor {missing} is not there") from missing
     pairs = {

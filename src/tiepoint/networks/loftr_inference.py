@@ -167,10 +167,8 @@ def _no_matches(device: torch.device) -> CellMatches:
 
 def corners(cells: Tensor, num_columns: int) -> Tensor:
     """(K, 2) float32: the point of each cell in the network's frame."""
-    return (
-        CELL
-        * torch.stack([cells % num_columns, torch.div(cells, num_columns, rounding_mode="floor")], 1).float()
-    )
+    row = torch.div(cells, num_columns, rounding_mode="floor")
+    return CELL * torch.stack([cells % num_columns, row], dim=1).float()
 
 
 def fine_windows(backbone: FastResNetFPN, image: EncodedImage, cells: Tensor) -> Tensor:
@@ -194,9 +192,8 @@ def fine_windows(backbone: FastResNetFPN, image: EncodedImage, cells: Tensor) ->
         here = torch.nonzero((owner >= first) & (owner < first + len(top))).squeeze(1)
         rows = (STEP * (y[here] % n))[:, None] + around
         places = (STEP * (x[here] % n))[:, None] + around
-        windows[here] = made[owner[here, None, None] - first, rows[:, :, None], places[:, None, :]].flatten(
-            1, 2
-        )
+        found = made[owner[here, None, None] - first, rows[:, :, None], places[:, None, :]]  # (here, 5, 5, C)
+        windows[here] = found.flatten(1, 2)
     return windows
 
 

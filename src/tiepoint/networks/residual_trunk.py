@@ -59,8 +59,7 @@ class ResidualTrunk(nn.Module):
         residual = (ResidualBlock(a, b) for a, b in zip(config.widths[:-1], config.widths[1:], strict=True))
         self.stages = nn.Sequential(stem, *residual)
         self.blocks = nn.ModuleList(
-            Block(self.dim, config.num_heads, qkv_bias=True, layer_scale=False)
-            for _ in range(config.attention_blocks)
+            Block(self.dim, config.num_heads, qkv_bias=True, layer_scale=False) for _ in range(config.attention_blocks)
         )
         self.norm = nn.LayerNorm(self.dim)
 

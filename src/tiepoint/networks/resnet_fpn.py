@@ -153,10 +153,8 @@ class FastResNetFPN:
         cell of the fine map; they may lie outside.
         """
         height, width = half.shape[2:]
-        rows = top[:, None] + torch.arange(
-            -2, side + 2, device=top.device
-        )  # with what two 3 x 3 kernels reach
-        columns = left[:, None] + torch.arange(-2, side + 2, device=top.device)
+        around = torch.arange(-2, side + 2, device=top.device)  # with what two 3 x 3 kernels reach beyond
+        rows, columns = top[:, None] + around, left[:, None] + around
         inside_y, inside_x = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
         inside = (inside_y[:, :, None] & inside_x[:, None, :]).unsqueeze(1)
         squares = take_squares(half, rows.clamp(0, height - 1), columns.clamp(0, width - 1))
@@ -169,9 +167,7 @@ class FastBasicBlock:
     def __init__(self, block: BasicBlock, dtype: torch.dtype) -> None:
         self.conv1 = folded(dtype, block.conv1, block.bn1)
         self.conv2 = folded(dtype, block.conv2, block.bn2)
-        self.downsample = (
-            folded(dtype, *block.downsample) if isinstance(block.downsample, nn.Sequential) else None
-        )
+        self.downsample = folded(dtype, *block.downsample) if isinstance(block.downsample, nn.Sequential) else None
 
     def __call__(self, x: Tensor) -> Tensor:
         y: Tensor = self.conv2(F.relu_(self.conv1(x)))

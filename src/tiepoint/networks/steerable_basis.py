@@ -119,10 +119,7 @@ def _ring_fourier_basis(
     for ring in _rings(kernels, kernel_size):
         for frequency in range(ring.highest + 1):
             phases = (0.0,) if frequency == 0 else (0.0, -np.pi / 2)
-            turned = [
-                ring.profile * _harmonic(frequency, phase - frequency * turns, kernel_size)
-                for phase in phases
-            ]
+            turned = [ring.profile * _harmonic(frequency, phase - frequency * turns, kernel_size) for phase in phases]
             power = sum(float((wave[0] ** 2).sum()) for wave in turned) / len(turned)
             waves += [wave / math.sqrt(power) for wave in turned]
     planar = np.stack(waves)  # (waves, N, pixels)
@@ -166,9 +163,7 @@ def _irreps(order: int, field: Field) -> list[_Irrep]:
 
 
 @lru_cache(maxsize=32)
-def _e2cnn_basis(
-    kernels: SteerableKernels, kernel_size: int, source: Field, target: Field
-) -> NDArray[np.float32]:
+def _e2cnn_basis(kernels: SteerableKernels, kernel_size: int, source: Field, target: Field) -> NDArray[np.float32]:
     """The circular harmonics that intertwine every pair of irreps, in e2cnn 0.2.3's order and scaling."""
     rings = _rings(kernels, kernel_size)
     highest = max(ring.highest for ring in rings)
@@ -177,9 +172,7 @@ def _e2cnn_basis(
         for irrep_in in _irreps(kernels.order, source):
             for irrep_out in _irreps(kernels.order, target):
                 for frequency, block in _blocks(irrep_in, irrep_out, kernels.order, highest, kernel_size):
-                    kernel = ring.profile * np.einsum(
-                        "gm,mnp,hn->ghp", irrep_out.columns, block, irrep_in.columns
-                    )
+                    kernel = ring.profile * np.einsum("gm,mnp,hn->ghp", irrep_out.columns, block, irrep_in.columns)
                     norm = math.sqrt(float((kernel**2).sum()) / irrep_out.size)
                     if abs(frequency) <= ring.highest and norm > _NEGLIGIBLE:
                         elements.append(kernel / norm)

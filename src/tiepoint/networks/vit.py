@@ -72,9 +72,7 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block: attention, then MLP, each added to the tokens (B, N, dim)."""
 
-    def __init__(
-        self, dim: int, num_heads: int, *, qkv_bias: bool, layer_scale: bool, norm_eps: float = 1e-5
-    ) -> None:
+    def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool, layer_scale: bool, norm_eps: float = 1e-5) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.attn = Attention(dim, num_heads, qkv_bias=qkv_bias)
@@ -137,8 +135,7 @@ class VisionTransformer(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, dim))
         self.patch_embed = _PatchEmbedding(config.patch_size, dim)
         self.blocks = nn.ModuleList(
-            Block(dim, config.num_heads, qkv_bias=True, layer_scale=True, norm_eps=1e-6)
-            for _ in range(config.depth)
+            Block(dim, config.num_heads, qkv_bias=True, layer_scale=True, norm_eps=1e-6) for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
@@ -154,9 +151,7 @@ class VisionTransformer(nn.Module):
         """Tokens (B, 1 + patches, dim) before the first block, class token first."""
         patches = self.patch_embed(images)  # (B, dim, h, w)
         height, width = patches.shape[-2:]
-        tokens = torch.cat(
-            [self.cls_token.expand(len(images), -1, -1), patches.flatten(2).transpose(1, 2)], 1
-        )
+        tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), patches.flatten(2).transpose(1, 2)], 1)
         return tokens + self.positions(height, width).to(tokens.dtype)
 
     def positions(self, height: int, width: int) -> Tensor:

@@ -66,9 +66,7 @@ def _blended(colours: NDArray[np.floating], certainty: NDArray[np.float32]) -> P
     return np.asarray(blended.clip(0, 255).astype(np.uint8))
 
 
-def _colours_about_centre(
-    points: NDArray[np.float32], size: tuple[int, int]
-) -> list[tuple[float, float, float]]:
+def _colours_about_centre(points: NDArray[np.float32], size: tuple[int, int]) -> list[tuple[float, float, float]]:
     from_centre = (points - (np.array(size) - 1) / 2) / (max(size) / 2)
     hues = np.arctan2(from_centre[:, 1], from_centre[:, 0]) / (2 * np.pi) + 0.5
     values = 0.5 + 0.5 * np.minimum(np.linalg.norm(from_centre, axis=1), 1)

@@ -25,9 +25,7 @@ GROUND: Colour = (24, 24, 28)
 _SHIFT_BITS = 4  # OpenCV draws at fixed-point positions
 
 
-def draw_keypoints(
-    image: Image, features: Features, *, max_num: int = 2000, max_size_px: int | None = None
-) -> Picture:
+def draw_keypoints(image: Image, features: Features, *, max_num: int = 2000, max_size_px: int | None = None) -> Picture:
     """Each keypoint as a circle of its scale's diameter with a radius towards its orientation.
 
     Keypoints without scale are dots of 2 px radius. The `max_num` with the highest scores are drawn.

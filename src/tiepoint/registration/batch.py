@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import multiprocessing
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -62,8 +63,9 @@ from tiepoint.registration.warp import warp_with_mask
 class BatchConfig:
     """All that a run's results depend on, beside the pictures.
 
-    template, mask: files; the mask's pixels of value 0 do not count. method, options: the matcher, or "auto" for a cascade.
-    registration: how to fit and judge. overlays: write overlays too. max_pixels: limit of a picture's size.
+    template, mask: files; the mask's pixels of value 0 do not count. method, options: the matcher, or
+    "auto" for a cascade. registration: how to fit and judge. overlays: write overlays too. max_pixels: limit of
+    a picture's size.
     """
 
     template: Path
@@ -108,7 +110,7 @@ class _Folder:
         return self.root / "overlays" / f"{name}.jpg"
 
     def record(self, name: str) -> Path:
-        return self.state / "records" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
+        return self.state / "records" / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.json"
 
     def thumbnails(self, name: str) -> Path:
         return self.record(name).with_suffix(".jpg")
@@ -132,8 +134,8 @@ def run_batch(
     """Register every source and write aligned images, masks and summaries into the folder `out`.
 
     workers: processes; the outputs are the same bytes for any number. ray: address of a Ray cluster on which to
-    start them ("local": one on this machine); None: processes of this machine, without Ray. overwrite: do everything again.
-    progress: called with each record as it is made, and whether it was there already.
+    start them ("local": one on this machine); None: processes of this machine, without Ray. overwrite: do
+    everything again. progress: called with each record as it is made, and whether it was there already.
     Returns how many sources came to each status. Records are read back from their files for the summaries, so
     that memory does not grow with the number of sources.
 
@@ -146,9 +148,7 @@ def run_batch(
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
-        raise RunInUse(
-            f"{out}: another tiepoint run is writing to this folder; wait for it or use another"
-        ) from error
+        raise RunInUse(f"{out}: another tiepoint run is writing to this folder; wait for it or use another") from error
     try:
         folder.remove_partial_files()
         digest = config.digest()
@@ -175,9 +175,7 @@ def run_batch(
         write_jsonl(out / "registrations.jsonl", records())
         write_csv(out / "registrations.csv", records())
         template = read_image(config.template, max_pixels=config.max_pixels)
-        write_report(
-            out / "report.html", records(), template, lambda index: _thumbnails(folder, sources[index])
-        )
+        write_report(out / "report.html", records(), template, lambda index: _thumbnails(folder, sources[index]))
         return counts
     finally:
         lock.release()
@@ -329,9 +327,7 @@ class _Worker:
         seconds = {"decode": decoded - started, **result.seconds}
         before_writing = time.perf_counter()
         try:
-            write_atomically(
-                self.folder.thumbnails(source.name), thumbnails(self.registrar.template, image, result)
-            )
+            write_atomically(self.folder.thumbnails(source.name), thumbnails(self.registrar.template, image, result))
             if result.accepted and result.transform is not None:
                 record["aligned"] = self._write_outputs(source, image, result.transform)
         except OSError as error:

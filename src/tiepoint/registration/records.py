@@ -126,8 +126,8 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> None:
 
 
 def to_json(record: Record) -> str:
-    """JSON without NaN and infinity, which are no JSON: they become null."""
-    return json.dumps(_finite(record), ensure_ascii=False, allow_nan=False)
+    """JSON without NaN and infinity, which become null; names that are no Unicode are kept escaped."""
+    return json.dumps(_finite(record), allow_nan=False)
 
 
 def read_jsonl(path: Path) -> list[Record]:
@@ -150,7 +150,10 @@ def read_jsonl(path: Path) -> list[Record]:
 
 def write_csv(path: Path, records: Iterable[Record]) -> None:
     """A line per source with the columns a spreadsheet wants, whole or not at all."""
-    with open_atomically(path) as binary, io.TextIOWrapper(binary, encoding="utf-8", newline="") as file:
+    with (
+        open_atomically(path) as binary,
+        io.TextIOWrapper(binary, encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
         _write_csv(file, records)
 
 

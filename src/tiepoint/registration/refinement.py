@@ -185,10 +185,7 @@ def _level(
     patches = [small[y - rim : y + _TILE_PX + rim, x - rim : x + _TILE_PX + rim] for x, y in corners]
     smooth = [cv2.GaussianBlur(patch, (0, 0), _SMOOTHING_PX).astype(np.float32) for patch in patches]
     gradients = np.stack(
-        [
-            [cv2.Scharr(patch, cv2.CV_32F, dx, 1 - dx)[inside, inside].ravel() / 32 for dx in (1, 0)]
-            for patch in smooth
-        ]
+        [[cv2.Scharr(patch, cv2.CV_32F, dx, 1 - dx)[inside, inside].ravel() / 32 for dx in (1, 0)] for patch in smooth]
     ).transpose(0, 2, 1) * np.array([to_small.scale_x, to_small.scale_y], np.float32)
     values = np.stack([patch[inside, inside].ravel() for patch in smooth])
     grid = np.stack(np.meshgrid(np.arange(_TILE_PX), np.arange(_TILE_PX)), axis=-1).reshape(-1, 2)
@@ -326,9 +323,7 @@ def _residuals(
     return correlation, b * gain[:, None] - a
 
 
-def _mean_correlation(
-    level: _Level, source: NDArray[np.float32], to_level: ResizeMap, transform: Transform
-) -> float:
+def _mean_correlation(level: _Level, source: NDArray[np.float32], to_level: ResizeMap, transform: Transform) -> float:
     values, covered = _sample(level, source, to_level, transform)
     correlations, _ = _residuals(level.values, values)
     return float(np.mean(correlations[covered])) if covered.any() else 0.0

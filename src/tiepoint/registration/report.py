@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import heapq
 import json
+import os
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -107,9 +108,7 @@ COLUMNS = (
     ),
     Column(key="y", title="y shift", digits=1, hint="pixels, of the source's middle, down", value=_shift(1)),
     Column(key="turn", title="turn °", digits=2, hint="degrees, clockwise", value=_number("rotation_deg")),
-    Column(
-        key="scale", title="scale", digits=4, hint="template pixels per source pixel", value=_number("scale")
-    ),
+    Column(key="scale", title="scale", digits=4, hint="template pixels per source pixel", value=_number("scale")),
 )
 
 _PLOTTED = ("x", "y", "turn", "scale", "bound")
@@ -165,9 +164,7 @@ def write_report(
         return None if strip is None else _data_uri(shrunk(strip, limit))
 
     width, height = fitted_size(template.size, PANE_PX)
-    page = _environment().from_string(
-        files("tiepoint.registration").joinpath("report.html.jinja").read_text("utf-8")
-    )
+    page = _environment().from_string(files("tiepoint.registration").joinpath("report.html.jinja").read_text("utf-8"))
     parts = page.generate(
         rows=rows,
         columns=COLUMNS,
@@ -175,14 +172,17 @@ def write_report(
         num_pictures=num_pictures,
         statuses=run.statuses,
         total=run.statuses.total(),
+        folder=_common_folder([row.source for row in rows]),
         histograms=run.histograms(),
         template_name=template.path.name if template.path else "the template",
         template_size=template.size,
         template_picture=_data_uri(template_thumbnail(template)),
         aspect=f"{width} / {height}",
     )
-    # File names that are no Unicode hold lone surrogates, which UTF-8 does not.
-    write_atomically(path, b"".join(part.encode("utf-8", "replace") for part in parts))
+    content = bytearray()
+    for part in parts:  # hundreds of thousands, which joined at once would take ten times the page's memory
+        content += part.encode("utf-8", "replace")  # file names that are no Unicode hold lone surrogates
+    write_atomically(path, bytes(content))
 
 
 class _Run:
@@ -205,9 +205,7 @@ class _Run:
     def histograms(self) -> list[Histogram]:
         """Of the accepted ones, for each quantity that there are values of."""
         columns = {column.key: column for column in COLUMNS}
-        return [
-            _histogram(columns[key], np.array(self._values[key])) for key in _PLOTTED if self._values[key]
-        ]
+        return [_histogram(columns[key], np.array(self._values[key])) for key in _PLOTTED if self._values[key]]
 
 
 def _row(index: int, record: Record) -> Row:
@@ -232,6 +230,12 @@ def _row(index: int, record: Record) -> Row:
         details=json.dumps(details),
         has_alignment=record.get("matrix_template_from_source") is not None,
     )
+
+
+def _common_folder(sources: Sequence[str]) -> str:
+    """What all names begin with, up to a folder's end; with it the table would be hard to read."""
+    prefix = os.path.commonprefix(sources)  # noqa: RUF071 - cut back to a folder below
+    return prefix[: max(prefix.rfind("/"), prefix.rfind("\\")) + 1]
 
 
 def _text(value: float, digits: int) -> str:
@@ -266,6 +270,4 @@ def _data_uri(jpeg: bytes) -> str:
 
 
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -50,23 +52,19 @@ def shrunk(strip: bytes, max_bytes: int) -> bytes:
         raise ValueError("strip: is no JPEG picture")
     height, width = picture.shape[:2]
     pane = width / NUM_PANES
-    wanted = pane * float(
-        np.sqrt(1.2 * max_bytes / len(strip))
-    )  # bytes go as the area, and quality falls too
+    smallest = min(64.0, pane)
+    # Bytes go as the area, and the quality falls too.
+    wanted = pane * float(np.sqrt(1.2 * max_bytes / len(strip)))
     while True:
-        wanted = max(64.0, min(wanted, pane))
-        small = cv2.resize(
-            picture,
-            (NUM_PANES * round(wanted), max(1, round(height * wanted / pane))),
-            interpolation=cv2.INTER_AREA,
-        )
-        shorter = _encode(np.asarray(small[..., ::-1], np.uint8), 55)
-        if len(shorter) <= max_bytes or wanted <= 64 or wanted >= pane:
+        wanted = max(smallest, min(wanted, pane))
+        size = (NUM_PANES * round(wanted), max(1, round(height * wanted / pane)))
+        shorter = _encode(cv2.resize(picture, size, interpolation=cv2.INTER_AREA)[..., ::-1], 55)
+        if len(shorter) <= max_bytes or wanted <= smallest:
             return shorter
         wanted *= 0.88
 
 
-def _encode(picture: NDArray[np.uint8], quality: int) -> bytes:
+def _encode(picture: NDArray[Any], quality: int) -> bytes:
     encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return encoded.tobytes()
 
@@ -81,7 +79,7 @@ def _reduced(image: Image, scale: float) -> tuple[NDArray[np.uint8], NDArray[np.
     Every n-th row and column is taken first, which leaves two or three to average each way: of twelve
     megapixels that takes a tenth of the time.
     """
-    step = max(1, int(0.4 / scale))
+    step = max(1, min(int(0.4 / scale), image.width, image.height))
     width, height = image.width // step, image.height // step
     whole = image.pixels[: height * step, : width * step]
     taken = whole if step == 1 else cv2.resize(whole, (width, height), interpolation=cv2.INTER_NEAREST)

@@ -157,9 +157,7 @@ def geometric_checks(transform: Transform, matches: Matches, limits: Limits) -> 
     return tuple(checks)
 
 
-def evidence_checks(
-    estimate: Estimate[Transform], matches: Matches, limits: Limits, *, seed: int
-) -> tuple[Check, ...]:
+def evidence_checks(estimate: Estimate[Transform], matches: Matches, limits: Limits, *, seed: int) -> tuple[Check, ...]:
     """Tests of the matches behind the transform: enough of them, well spread, the same both ways."""
     transform = estimate.model
     assert transform is not None
@@ -277,9 +275,7 @@ def _distinct_points(points: NDArray[np.float32]) -> NDArray[np.float32]:
     return points[np.sort(first)]
 
 
-def _inconsistency(
-    estimate: Estimate[Transform], matches: Matches, common: NDArray[np.float64], seed: int
-) -> float:
+def _inconsistency(estimate: Estimate[Transform], matches: Matches, common: NDArray[np.float64], seed: int) -> float:
     """Largest distance at the common corners between the fit and the inverse of a fit the other way."""
     transform = estimate.model
     assert transform is not None

@@ -35,9 +35,7 @@ def warp_with_mask(
         borderMode=cv2.BORDER_REPLICATE,
     )
     valid = valid_mask(source.size, template_from_source, template_size)
-    covered = np.asarray(
-        cv2.copyTo(warped, valid.view(np.uint8))
-    )  # a fifth of the time of indexing by ~valid
+    covered = np.asarray(cv2.copyTo(warped, valid.view(np.uint8)))  # a fifth of the time of indexing by ~valid
     return Image(covered, source.path, source.metadata), valid
 
 

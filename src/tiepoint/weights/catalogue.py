@@ -269,8 +269,7 @@ _RELF = (
         commercial_use=True,
         source="Lee, Kim, Kim, Cho: Learning Rotation-Equivariant Features (CVPR 2023); github.com/bluedream1121/RELF",
         note=(
-            _RELF_SHARE
-            + "re_resnet over C16, trained on COCO. Preset: ImageNet mean and deviation, pyramid of nine "
+            _RELF_SHARE + "re_resnet over C16, trained on COCO. Preset: ImageNet mean and deviation, pyramid of nine "
             "levels from 1024 to 256 px, candidates of 0.6. MMA@3/5/10 in its README: Roto-360 91.7/92.8/94.3, "
             "HPatches viewpoint 67.5/74.6/81.1, illumination 65.4/73.0/80.2. Trained on another normalisation than "
             "it is evaluated with, and on rotations to about 35 degrees."
@@ -287,8 +286,7 @@ _RELF = (
         commercial_use=True,
         source="Lee, Kim, Kim, Cho: Learning Rotation-Equivariant Features (CVPR 2023); github.com/bluedream1121/RELF",
         note=(
-            _RELF_SHARE
-            + "e2wrn16_8R over C8, ten times the arithmetic of official-relf. Its last block ends in "
+            _RELF_SHARE + "e2wrn16_8R over C8, ten times the arithmetic of official-relf. Its last block ends in "
             "trivial fields, so that its orientations do not turn with the image: for upright pictures alone. "
             "MMA@3/5/10 in its README: HPatches viewpoint 70.1/78.1/84.9, illumination 69.5/78.0/85.4."
         ),
