@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tiepoint.evaluation.contestants import CatalogueMethod
 from tiepoint.evaluation.pairs import PlanePair, UnknownPair
 from tiepoint.evaluation.registration import RegistrationTrust, interval95, upper_bound95
 from tiepoint.evaluation.registration_pairs import (
@@ -13,7 +14,6 @@ from tiepoint.evaluation.registration_pairs import (
     WarpedSource,
     registration_pairs,
 )
-from tiepoint.evaluation.run import CatalogueMethod
 from tiepoint.evaluation.session import run_session
 from tiepoint.geometry import Transform
 from tiepoint.matchers import MatcherOptions

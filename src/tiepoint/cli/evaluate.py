@@ -177,7 +177,8 @@ def registration(data: Path, unrelated: int, subset: int | None, seed: int, **co
         weights=common["weights"],
         device=common["device"],
     )
-    run(RegistrationTrust(seed=seed, options=options), pairs, data, {"subset": subset, "unrelated": unrelated}, **common)
+    protocol = RegistrationTrust(seed=seed, options=options)
+    run(protocol, pairs, data, {"subset": subset, "unrelated": unrelated}, **common)
 
 
 class usage_errors:
