@@ -116,7 +116,7 @@ def work(side: str, folder: Path, workers: int) -> None:
     elif side == "floor":
         truth = json.loads((folder / "truth.json").read_text())
         jobs = [(path, truth[path.name], out) for path in sources]
-        with multiprocessing.get_context("spawn").Pool(workers, cv2.setNumThreads, (1,)) as pool:
+        with multiprocessing.get_context("spawn").Pool(workers, start_floor) as pool:
             pool.map(decode_warp_encode, jobs, chunksize=1)
         found = {path.name: truth[path.name] for path in sources}
     else:
@@ -157,6 +157,14 @@ def tiepoint_run(
         Path(record["source"]).name: record["matrix_template_from_source"] if record["aligned"] else None
         for record in read_jsonl(out / "registrations.jsonl")
     }
+
+
+def start_floor() -> None:
+    """The settings of a worker of tiepoint."""
+    from tiepoint.registration.memory import keep_freed_memory
+
+    keep_freed_memory()
+    cv2.setNumThreads(1)
 
 
 def decode_warp_encode(job: tuple[Path, list[list[float]], Path]) -> None:

@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tiepoint.evaluation.contestants import Encoded
-from tiepoint.evaluation.contestants import Encoded
 from tiepoint.evaluation.pairs import ImagePair, PlanePair
 from tiepoint.evaluation.registration_pairs import EXACT_SETS, KNOWN_WARPS
 from tiepoint.evaluation.report import Cell, Chart, Curve, Report, Table
