@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
-from tiepoint.matchers.superpoint import CELL_PX, keypoint_probability, suppress
+from tiepoint.matchers.superpoint import CELL_PX, SuperPoint, keypoint_probability, suppress
 from tiepoint.training.warps import inside
 
 NO_KEYPOINT = CELL_PX * CELL_PX  # the dustbin's class
 IGNORED = -100  # the class of cells that do not count
+
+
+_PRIOR = 0.1  # share of cells that hold a keypoint, roughly
+_FIRST_SPREAD = 3.0  # standard deviation of the untrained logits
+
+
+def start_detector(network: SuperPoint) -> None:
+    """Give an untrained network of the "after_relu" kind the logits of a detector that knows only the odds.
+
+    Its logits are normalised: one factor and one offset for each class set them, and Adam moves a number by no
+    more than the learning rate in a step. From 1 and 0 they take thousands of steps to where softmax can say
+    that most cells are empty.
+    """
+    bn = network.detector[1].bn
+    assert isinstance(bn, nn.BatchNorm2d)
+    with torch.no_grad():
+        bn.weight.fill_(_FIRST_SPREAD)
+        bn.weight[NO_KEYPOINT] = 1.0
+        bn.bias.zero_()
+        # The mean of exp of a normal variable is exp(variance / 2).
+        bn.bias[NO_KEYPOINT] = math.log(NO_KEYPOINT * (1 - _PRIOR) / _PRIOR) + (_FIRST_SPREAD**2 - 1) / 2
 
 
 def cell_labels(points: Tensor, size: tuple[int, int], valid: Tensor, generator: Generator) -> Tensor:

@@ -84,8 +84,11 @@ class Task(ABC):
     judged_by: str
 
     @abstractmethod
-    def loss(self, batch_size: int, generator: Generator, device: torch.device) -> Loss:
-        """Of one batch, all its random choices from `generator` (a CPU generator). Runs under autocast."""
+    def loss(self, batch_size: int, progress: float, generator: Generator, device: torch.device) -> Loss:
+        """Of one batch, all its random choices from `generator` (a CPU generator). Runs under autocast.
+
+        progress: the share of the training that is done, for what grows with it.
+        """
 
     @abstractmethod
     def validate(self, network: nn.Module, device: torch.device, pictures: Path) -> dict[str, float]:
@@ -116,7 +119,7 @@ def train(
     Raises Interrupted on Ctrl-C and SIGTERM, and FloatingPointError when the loss is no longer finite.
     """
     device, dtype = device_and_dtype(parallel.local_device(config.device), config.precision)
-    task.network.to(device, memory_format=torch.channels_last)
+    task.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(
         _parameter_groups(task.network, config.weight_decay), lr=config.learning_rate, foreach=True
     )
@@ -189,7 +192,7 @@ def _step(
     sums: dict[str, float] = {}
     for _ in range(config.accumulation):
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            loss = task.loss(config.batch_size, generator, device)
+            loss = task.loss(config.batch_size, step / config.steps, generator, device)
         (loss.total / config.accumulation).backward()  # type: ignore[no-untyped-call]
         for name, part in {"loss": loss.total, **loss.parts}.items():
             sums[name] = sums.get(name, 0.0) + part.detach().item() / config.accumulation
@@ -236,7 +239,7 @@ def _stop_requests() -> Iterator[_Stop]:
     """Inside, the first Ctrl-C or SIGTERM only sets `requested`; a second Ctrl-C breaks off at once."""
     stop = _Stop()
 
-    def request(number: int, frame: FrameType | None) -> None:
+    def request(number: int, _frame: FrameType | None) -> None:
         if stop.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.requested = True

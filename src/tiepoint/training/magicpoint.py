@@ -13,8 +13,14 @@ import torch
 from torch import Generator, Tensor, nn
 
 from tiepoint.matchers.superpoint import SuperPoint, SuperPointConfig
-from tiepoint.training.detection import average_precision, cell_labels, detections, detector_loss
-from tiepoint.training.engine import Loss, LoopConfig, Task, generator_of
+from tiepoint.training.detection import (
+    average_precision,
+    cell_labels,
+    detections,
+    detector_loss,
+    start_detector,
+)
+from tiepoint.training.engine import LoopConfig, Loss, Task, generator_of
 from tiepoint.training.photometric import PhotometricConfig, disturbed
 from tiepoint.training.shapes import SHAPES, Drawing, draw_shape
 
@@ -38,12 +44,11 @@ class MagicPoint(Task):
     """Trains the detector of a SuperPoint; its descriptor's head is left as it was."""
 
     judged_by = "mAP"
+    network: SuperPoint
 
     def __init__(self, config: MagicPointConfig, network: SuperPoint | None = None) -> None:
         torch.manual_seed(config.loop.seed)
-        self.network: SuperPoint = network or SuperPoint(
-            SuperPointConfig(descriptor_dim=config.descriptor_dim, normalisation="after_relu")
-        )
+        self.network = network or untrained(config.descriptor_dim)
         self.network.descriptor.requires_grad_(False)
         self.config = config
         generator = generator_of(config.loop.seed, -1)
@@ -52,7 +57,7 @@ class MagicPoint(Task):
         )
         self._held_out_noisy = disturbed(self._held_out, config.photometric, generator)
 
-    def loss(self, batch_size: int, generator: Generator, device: torch.device) -> Loss:
+    def loss(self, batch_size: int, progress: float, generator: Generator, device: torch.device) -> Loss:  # noqa: ARG002
         weights = torch.tensor([_SHAPE_WEIGHTS.get(kind, 1.0) for kind in SHAPES])
         chosen = torch.multinomial(weights, batch_size, replacement=True, generator=generator)
         kinds = [list(SHAPES)[i] for i in chosen.tolist()]
@@ -66,7 +71,7 @@ class MagicPoint(Task):
         return Loss(total, {})
 
     def validate(self, network: nn.Module, device: torch.device, pictures: Path) -> dict[str, float]:
-        """Mean average precision and localisation error (px) without and with disturbances, corners within 4 px."""
+        """Mean average precision and localisation error in pixels, corners within 4 px, noisy and clean."""
         assert isinstance(network, SuperPoint)
         clean, error = self._judged(network, self._held_out, device)
         noisy, noisy_error = self._judged(network, self._held_out_noisy, device)
@@ -74,10 +79,17 @@ class MagicPoint(Task):
 
     def _judged(self, network: SuperPoint, images: Tensor, device: torch.device) -> tuple[float, float]:
         found = []
-        for chunk in images.split(32):
+        for chunk in torch.split(images, 32):
             logits = network.detector(network.encoded(chunk.to(device)))
             found += detections(logits, radius_px=4, threshold=0.001)
         return average_precision(found, self._truth, distance_px=4.0)
+
+
+def untrained(descriptor_dim: int) -> SuperPoint:
+    """A network of the kind we train, weights drawn from torch's generator."""
+    network = SuperPoint(SuperPointConfig(descriptor_dim=descriptor_dim, normalisation="after_relu"))
+    start_detector(network)
+    return network
 
 
 def _drawings(kinds: list[str], size: tuple[int, int], generator: Generator) -> tuple[Tensor, list[Tensor]]:

@@ -51,7 +51,9 @@ class Photographs:
 
     def subset(self, rows: slice) -> Photographs:
         """Some of them; still memory-mapped, under the same fingerprint with the rows noted."""
-        return Photographs(self.names[rows], self.pixels[rows], f"{self.fingerprint}[{rows.start}:{rows.stop}]")
+        return Photographs(
+            self.names[rows], self.pixels[rows], f"{self.fingerprint}[{rows.start}:{rows.stop}]"
+        )
 
 
 def open_photographs(folder: Path, store: Path, config: StoreConfig) -> Photographs:
@@ -67,7 +69,9 @@ def open_photographs(folder: Path, store: Path, config: StoreConfig) -> Photogra
         _decode(folder, files, config, manifest, pixels)
     names = json.loads(manifest.read_text())["names"]
     if not names:
-        raise ValueError(f"{folder}: expected photographs ({', '.join(sorted(SUFFIXES))}), found none readable")
+        raise ValueError(
+            f"{folder}: expected photographs ({', '.join(sorted(SUFFIXES))}), found none readable"
+        )
     return Photographs(names, np.load(pixels, mmap_mode="r"), fingerprint)
 
 

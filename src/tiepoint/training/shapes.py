@@ -49,7 +49,9 @@ class _Canvas:
     def short(self) -> int:
         return min(self.height, self.width)
 
-    def uniform(self, low: float, high: float, size: int | tuple[int, ...] | None = None) -> NDArray[np.float64]:
+    def uniform(
+        self, low: float, high: float, size: int | tuple[int, ...] | None = None
+    ) -> NDArray[np.float64]:
         return np.asarray(self.rng.uniform(low, high, size))
 
     def anywhere(self, count: int) -> Points:
@@ -84,7 +86,7 @@ def draw_shape(kind: str, size: tuple[int, int], rng: Generator) -> Drawing:
     corners = (SHAPES[kind](canvas) + 0.5) / _OVERSAMPLING - 0.5
     pixels = cv2.resize(canvas.grey, (width, height), interpolation=cv2.INTER_AREA)
     kept = ((corners >= 0) & (corners <= (width - 1, height - 1))).all(1)
-    return Drawing(pixels.astype(np.float32) / 255, corners[kept])
+    return Drawing(np.float32(pixels) / np.float32(255), corners[kept])
 
 
 def lines(canvas: _Canvas) -> Points:
@@ -157,7 +159,9 @@ def star(canvas: _Canvas) -> Points:
     arms = int(canvas.rng.integers(3, 6))
     radius = float(canvas.uniform(0.2, 0.6)) * canvas.short
     centre = canvas.uniform(0.3, 0.7, 2) * (canvas.width, canvas.height)
-    angles = 2 * np.pi * (np.arange(arms) + canvas.uniform(-0.3, 0.3, arms)) / arms + canvas.uniform(0, 2 * np.pi)
+    angles = 2 * np.pi * (np.arange(arms) + canvas.uniform(-0.3, 0.3, arms)) / arms + canvas.uniform(
+        0, 2 * np.pi
+    )
     lengths = radius * np.maximum(canvas.uniform(0.3, 1, arms), 0.5)
     tips = centre + lengths[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
     grey, thickness = canvas.other_than(canvas.grey_around(centre[None])), canvas.stroke()
@@ -239,7 +243,7 @@ def _polygon_corners(canvas: _Canvas, centre: Points, radius: float) -> Points:
     corners = centre + reach[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
     before, after = np.roll(corners, 1, 0) - corners, np.roll(corners, -1, 0) - corners
     cosine = (before * after).sum(1) / (np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1))
-    return corners[cosine > np.cos(2 * np.pi / 3)]
+    return np.asarray(corners[cosine > np.cos(2 * np.pi / 3)])
 
 
 def _apart(centre: Points, radius: float, circles: list[tuple[Points, float]]) -> bool:
@@ -247,7 +251,7 @@ def _apart(centre: Points, radius: float, circles: list[tuple[Points, float]]) -
 
 
 def _jittered_grid(canvas: _Canvas, rows: int, columns: int) -> NDArray[np.float64]:
-    """((rows + 1), (columns + 1), 2) points of a board about the picture's size, seen in perspective and turned."""
+    """(rows + 1, columns + 1, 2) points of a board about the picture's size, in perspective and turned."""
     side = max(canvas.height, canvas.width)
     jitter = (0.05 + 0.15 * float(canvas.uniform(0, 1))) * side
     margin = canvas.uniform(-0.1, 0.2, 4)

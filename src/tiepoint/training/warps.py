@@ -36,9 +36,9 @@ class WarpConfig:
             raise ValueError(f"warp: expected scale >= 1, perspective and shear in [0, 1), got {self}")
 
     def at(self, difficulty: float) -> WarpConfig:
-        """Every range but the rotation's scaled by `difficulty`: 0 is no change, 1 the whole of it."""
+        """Every range scaled by `difficulty`: 0 is no change, 1 the whole of it."""
         return WarpConfig(
-            rotation_deg=self.rotation_deg,
+            rotation_deg=self.rotation_deg * difficulty,
             scale=self.scale**difficulty,
             perspective=self.perspective * difficulty,
             shear=self.shear * difficulty,
@@ -128,7 +128,7 @@ def render(pictures: Tensor, H_source_from_view: Tensor, size: tuple[int, int], 
     valid = inside(points, (pictures.shape[2], pictures.shape[3]))
     levels = _shrinkage(points).log2().round().clamp(0, 4).int()
     images = torch.empty(len(pictures), pictures.shape[1], *size, device=device)
-    for level in levels.unique().tolist():
+    for level in sorted(set(levels.tolist())):
         rows = torch.nonzero(levels == level)[:, 0]
         # Average pooling makes pixel i of the halved picture the middle of pixels 2i and 2i + 1.
         coarse = F.avg_pool2d(pictures[rows], 2**level) if level else pictures[rows]
