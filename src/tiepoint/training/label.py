@@ -140,7 +140,8 @@ def adapted(picture: Tensor, detector: Detector, config: LabelConfig, index: int
     """
     side = picture.shape[-1]
     generator = generator_of(config.seed, index)
-    matrices = sample_homographies(config.views, config.warp, side, (side, side), generator)
+    middle = torch.full((config.views, 2), (side - 1) / 2)
+    matrices = sample_homographies(config.warp, middle, side, (side, side), generator)
     matrices[0] = torch.eye(3)
     views = render(
         picture.expand(config.views, -1, -1, -1), matrices, (side, side), torch.full((config.views,), 0.5)

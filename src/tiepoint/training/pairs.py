@@ -16,6 +16,7 @@ from tiepoint.training.warps import Views, WarpConfig, render, sample_homographi
 class PairConfig:
     """size: (height, width) of the views, multiples of 8; view 0 stays near upright, view 1 goes the whole way.
 
+    span: share of a photograph's side that an unwarped view's long side spans; both views look at one place.
     easy_share: share of the training in which the warps grow from a quarter to their full range.
     """
 
@@ -25,6 +26,7 @@ class PairConfig:
     )
     warp1: WarpConfig = field(default_factory=WarpConfig)
     photometric: PhotometricConfig = field(default_factory=PhotometricConfig)
+    span: float = 0.8
     easy_share: float = 0.2
 
     def __post_init__(self) -> None:
@@ -61,11 +63,13 @@ def make_pairs(
 ) -> ViewPairs:
     """Views of the photographs at `indices` (B,), warps scaled by `difficulty` in [0, 1]."""
     pictures = photographs.batch(indices, device)
+    slack = (1 - config.span) / 2 * photographs.side_px
+    middle = (photographs.side_px - 1) / 2
+    centres = middle + slack * (2 * torch.rand(len(indices), 2, generator=generator) - 1)
     views, inverses = [], []
     for warp in (config.warp0, config.warp1):
-        matrices = sample_homographies(
-            len(indices), warp.at(difficulty), photographs.side_px, config.size, generator
-        )
+        span_px = config.span * photographs.side_px
+        matrices = sample_homographies(warp.at(difficulty), centres, span_px, config.size, generator)
         view = render(pictures, matrices, config.size, torch.rand(len(indices), generator=generator))
         views.append(Views(disturbed(view.images, config.photometric, generator), view.valid))
         inverses.append(torch.linalg.inv(matrices).to(device))

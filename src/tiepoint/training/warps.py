@@ -22,7 +22,7 @@ class WarpConfig:
     scale: zoom between 1 / scale and scale, uniform in its logarithm.
     perspective: least and greatest depth of the plane differ by up to the factor (1 + p) / (1 - p).
     shear: stretch of one axis and slant, each within +- this share.
-    translation: shift of the view's centre within +- this share of the picture's side.
+    translation: shift of the view's middle within +- this share of what its long side spans.
     """
 
     rotation_deg: float = 180.0
@@ -47,13 +47,14 @@ class WarpConfig:
 
 
 def sample_homographies(
-    count: int, config: WarpConfig, source_side: int, size: tuple[int, int], generator: Generator
+    config: WarpConfig, centres: Tensor, span_px: float, size: tuple[int, int], generator: Generator
 ) -> Tensor:
     """(B, 3, 3) float32 `H_source_from_view`: views of `size` (height, width) into square pictures.
 
-    Without change a view's long side spans the picture. Drawn on the CPU, so that a seed gives the same views
-    on every device.
+    centres: (B, 2) where in the pictures the views' middles lie without change, span_px: how much of them the
+    long side spans then. Drawn on the CPU, so that a seed gives the same views on every device.
     """
+    count = len(centres)
 
     def within(limit: float) -> Tensor:
         return (2 * torch.rand(count, generator=generator) - 1) * limit
@@ -80,9 +81,8 @@ def sample_homographies(
     turn = _stack([[zoom * angle.cos(), -zoom * angle.sin(), within(2 * config.translation)],
                    [zoom * angle.sin(), zoom * angle.cos(), within(2 * config.translation)],
                    [zero, zero, one]])  # fmt: skip
-    centre = (source_side - 1) / 2
-    to_source = _stack([[one * source_side / 2, zero, one * centre],
-                        [zero, one * source_side / 2, one * centre],
+    to_source = _stack([[one * span_px / 2, zero, centres[:, 0]],
+                        [zero, one * span_px / 2, centres[:, 1]],
                         [zero, zero, one]])  # fmt: skip
     return to_source @ turn @ shear @ tilt @ to_unit
 
