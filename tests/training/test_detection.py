@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from tiepoint.matchers.superpoint import keypoint_probability
 from tiepoint.training.detection import (
     IGNORED,
@@ -34,7 +35,7 @@ def test_labels_by_hand():
 def test_a_label_is_where_the_decoder_puts_it():
     labels = labels_of([[13.0, 6.0]])
     logits = torch.nn.functional.one_hot(labels, 65).permute(2, 0, 1)[None] * 20.0
-    (points, scores), = detections(logits, radius_px=2, threshold=0.5)
+    ((points, scores),) = detections(logits, radius_px=2, threshold=0.5)
     assert points.tolist() == [[13.0, 6.0]]
     assert scores[0] > 0.99
     assert keypoint_probability(logits)[0, 6, 13] > 0.99

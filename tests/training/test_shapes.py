@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+
 from tiepoint.training.shapes import SHAPES, draw_shape
 
 SIZE = (120, 160)

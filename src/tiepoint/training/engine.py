@@ -113,6 +113,9 @@ def train(
 ) -> dict[str, float]:
     """Train `task` to the last step; the figures of its best validation.
 
+    The first validation comes before the first step: the weights kept are never worse than those a fine-tuning
+    started from.
+
     run: the folder that receives checkpoints, the best weights, the record and its curves.
     resume: go on from the run's last checkpoint, if it has one.
     stop_after: raise Interrupted after this step, as Ctrl-C would.
@@ -131,6 +134,8 @@ def train(
     record = Record(run, state.step, config.steps, on_progress)
 
     with _stop_requests() as stop:
+        if state.step == 0:
+            _validate(task, state, record, run, device)
         saved_at = time.monotonic()
         while state.step < config.steps:
             parts = _step(task, config, optimiser, state.step, device, dtype)

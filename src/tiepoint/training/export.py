@@ -52,5 +52,3 @@ def licences(folder: Path) -> dict[str, int]:
 
 def _half(tensor: Tensor) -> Tensor:
     return tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor.clone()
-
-

@@ -110,6 +110,8 @@ def label_photographs(
 
 def open_labels(folder: Path, photographs: Photographs) -> Labels:
     """The finished labels of `photographs` in `folder`. Raises ValueError if they are others', or unfinished."""
+    if not (folder / "labels.json").is_file():
+        raise ValueError(f"{folder}: holds no labels; make them with `tiepoint train label`")
     made = json.loads((folder / "labels.json").read_text())
     if made["photographs"] != photographs.fingerprint:
         raise ValueError(f"{folder}: holds labels of other photographs ({made['photographs']})")

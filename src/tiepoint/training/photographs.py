@@ -72,7 +72,7 @@ def open_photographs(folder: Path, store: Path, config: StoreConfig) -> Photogra
         raise ValueError(
             f"{folder}: expected photographs ({', '.join(sorted(SUFFIXES))}), found none readable"
         )
-    return Photographs(names, np.load(pixels, mmap_mode="r"), fingerprint)
+    return Photographs(names, np.load(pixels, mmap_mode="r")[: len(names)], fingerprint)
 
 
 def squared(image: Image, config: StoreConfig) -> NDArray[np.uint8]:

@@ -134,6 +134,7 @@ class Record:
 
     def add_validation(self, step: int, figures: dict[str, float]) -> None:
         self.flush()
+        self.rows = [row for row in self.rows if step or row["step"]]  # step 0 may have been told before
         self.rows.append({"step": float(step), **{f"val_{name}": value for name, value in figures.items()}})
         self._say(f"step {step}: validation " + ", ".join(f"{n} {v:.4f}" for n, v in figures.items()))
         self._write()
