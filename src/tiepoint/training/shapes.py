@@ -86,7 +86,7 @@ def draw_shape(kind: str, size: tuple[int, int], rng: Generator) -> Drawing:
     corners = (SHAPES[kind](canvas) + 0.5) / _OVERSAMPLING - 0.5
     pixels = cv2.resize(canvas.grey, (width, height), interpolation=cv2.INTER_AREA)
     kept = ((corners >= 0) & (corners <= (width - 1, height - 1))).all(1)
-    return Drawing(np.float32(pixels) / np.float32(255), corners[kept])
+    return Drawing(np.asarray(pixels, np.float32) / np.float32(255), corners[kept])
 
 
 def lines(canvas: _Canvas) -> Points:
