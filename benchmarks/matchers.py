@@ -35,9 +35,7 @@ OUTPUT = dict[str, np.ndarray]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", choices=[*CASES, []], metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--side", choices=["plain", "tiepoint"], help=argparse.SUPPRESS)
@@ -48,9 +46,7 @@ def main() -> None:
         return
     machine = platform.processor() or platform.machine()
     print(f"{machine}, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print(
-        f"{'case':16}{'plain ms':>10}{'ours ms':>10}{'plain/ours':>12}{'plain MB':>10}{'ours MB':>9}  agreement"
-    )
+    print(f"{'case':16}{'plain ms':>10}{'ours ms':>10}{'plain/ours':>12}{'plain MB':>10}{'ours MB':>9}  agreement")
     for case in arguments.cases or CASES:
         compare(case, arguments.rounds)
     print()
@@ -111,9 +107,7 @@ def serve(case: str, side: str, out: Path) -> None:
     for line in sys.stdin:
         if line.strip() == "finish":
             np.savez(out, **output)
-            print(
-                json.dumps({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}), flush=True
-            )
+            print(json.dumps({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}), flush=True)
             return
         start = time.perf_counter()
         output = work()
@@ -124,11 +118,7 @@ def agreement(case: str, plain: Any, ours: Any) -> str:
     if case == "superpoint":  # as sets: scores equal but for rounding may change places
         order_plain, order_ours = (np.lexsort(side["keypoints"].T) for side in (plain, ours))
         same = np.array_equal(plain["keypoints"][order_plain], ours["keypoints"][order_ours])
-        gap = (
-            np.abs(plain["descriptors"][order_plain] - ours["descriptors"][order_ours]).max()
-            if same
-            else np.inf
-        )
+        gap = np.abs(plain["descriptors"][order_plain] - ours["descriptors"][order_ours]).max() if same else np.inf
         told = "identical" if same else "DIFFER"
         return f"{len(order_ours)} keypoints {told}, descriptors within {gap:.1e}"
     same = np.array_equal(plain["indices"], ours["indices"])
@@ -177,10 +167,7 @@ def plain_work(case: str) -> Callable[[], OUTPUT]:
 
     @torch.no_grad()
     def run_superglue() -> OUTPUT:
-        parts = [
-            [torch.from_numpy(inputs[f"{n}{i}"]) for i in (0, 1)]
-            for n in ("keypoints", "scores", "descriptors")
-        ]
+        parts = [[torch.from_numpy(inputs[f"{n}{i}"]) for i in (0, 1)] for n in ("keypoints", "scores", "descriptors")]
         log = superglue(weights, *parts, [(640, 480)] * 2, SINKHORN_ITERATIONS)
         inside = log[:-1, :-1]
         best, columns = inside.max(1)
@@ -208,9 +195,7 @@ def our_work(case: str) -> Callable[[], OUTPUT]:
             return {"keypoints": features.keypoints, "descriptors": features.descriptors}
 
         return run_superpoint
-    matcher = SuperGlueMatcher(
-        load_superglue(weights, "made"), SuperGlueOptions(num_iterations=SINKHORN_ITERATIONS)
-    )
+    matcher = SuperGlueMatcher(load_superglue(weights, "made"), SuperGlueOptions(num_iterations=SINKHORN_ITERATIONS))
     features = [
         Features(
             keypoints=inputs[f"keypoints{i}"],
@@ -285,9 +270,7 @@ def superpoint_stages() -> list[Stage]:
     keypoints, _ = strongest(suppress(probability, 4)[0], 0.005, 4, 1024)
     pixels = {"1": 1, "2": 4, "3": 16}
     flops = sum(
-        2 * tensor.numel() * 640 * 480 / pixels.get(key[4], 64)
-        for key, tensor in weights.items()
-        if tensor.ndim == 4
+        2 * tensor.numel() * 640 * 480 / pixels.get(key[4], 64) for key, tensor in weights.items() if tensor.ndim == 4
     )
     return [
         ("network", lambda: network(image), flops),
@@ -305,8 +288,7 @@ def superglue_stages(count: int) -> list[Stage]:
     weights, inputs = made_case(f"superglue-{count}")
     network = PreparedSuperGlue(load_superglue(weights, "made"), torch.device("cpu"), torch.float32)
     parts = [
-        [torch.from_numpy(inputs[f"{n}{i}"])[None] for n in ("keypoints", "scores", "descriptors")]
-        for i in (0, 1)
+        [torch.from_numpy(inputs[f"{n}{i}"])[None] for n in ("keypoints", "scores", "descriptors")] for i in (0, 1)
     ]
     batch0, batch1 = (FeatureBatch(*part, torch.tensor([[640, 480]])) for part in parts)
     x = network.attended(batch0, batch1)

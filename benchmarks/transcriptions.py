@@ -84,8 +84,7 @@ def superglue(
     def update(x: Tensor, source: Tensor, layer: str) -> Tensor:
         dim = x.shape[1]
         q, k, v = (
-            conv(of, f"{layer}.attn.proj.{i}").view(1, dim // 4, 4, -1)
-            for i, of in enumerate((x, source, source))
+            conv(of, f"{layer}.attn.proj.{i}").view(1, dim // 4, 4, -1) for i, of in enumerate((x, source, source))
         )
         similarity = torch.einsum("bdhn,bdhm->bhnm", q, k) / (dim // 4) ** 0.5
         message = torch.einsum("bhnm,bdhm->bdhn", F.softmax(similarity, dim=-1), v)

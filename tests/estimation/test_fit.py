@@ -62,9 +62,7 @@ def test_exact_matches_give_the_exact_transform_also_far_from_the_origin(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_simplest_kind_that_explains_the_matches_is_chosen(kind):
-    chosen = [
-        fit(matches_of(Transform(TRUTHS[kind], kind), seed=s)[0], "transform").model.kind for s in range(10)
-    ]
+    chosen = [fit(matches_of(Transform(TRUTHS[kind], kind), seed=s)[0], "transform").model.kind for s in range(10)]
     assert chosen.count(kind) >= 9, chosen
 
 

@@ -71,9 +71,7 @@ def test_exif_orientation_is_undone(tmp_path, orientation, suffix):
         stored.save(path, tiffinfo={0x0112: orientation})
     else:
         stored.save(path, exif=exif, **({"quality": 95} if suffix == ".jpg" else {}))
-    np.testing.assert_allclose(
-        read_image(path).pixels.astype(int), picture, atol=60 if suffix != ".png" else 0
-    )
+    np.testing.assert_allclose(read_image(path).pixels.astype(int), picture, atol=60 if suffix != ".png" else 0)
 
 
 def test_palette_grey_alpha_and_bilevel(tmp_path):
@@ -82,9 +80,7 @@ def test_palette_grey_alpha_and_bilevel(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "p.png").pixels, np.asarray(colours.convert("RGB")))
     grey_alpha = PIL.Image.fromarray(pixels(np.uint8, 1)).convert("LA")
     grey_alpha.save(tmp_path / "la.png")
-    np.testing.assert_array_equal(
-        read_image(tmp_path / "la.png").pixels, np.asarray(grey_alpha.convert("RGBA"))
-    )
+    np.testing.assert_array_equal(read_image(tmp_path / "la.png").pixels, np.asarray(grey_alpha.convert("RGBA")))
     bilevel = PIL.Image.fromarray(pixels(np.uint8, 1) > 127)
     bilevel.save(tmp_path / "b.png")
     np.testing.assert_array_equal(read_image(tmp_path / "b.png").pixels, np.asarray(bilevel.convert("L")))

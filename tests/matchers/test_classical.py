@@ -25,7 +25,9 @@ def picture(width=640, height=480, seed=0):
 
 
 def warped(pixels, transform, size):
-    return cv2.warpPerspective(pixels, transform.matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+    return cv2.warpPerspective(
+        pixels, transform.matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
+    )
 
 
 WARPS = {

@@ -133,9 +133,7 @@ def test_parity_of_the_matcher(fill: ModuleType, parity: dict[str, Any], iterati
         fill.compare(case, expected, f"matches{side}_{iterations}", matches)
         kept = matches >= 0
         wanted = np.asarray(expected[f"scores{side}_{iterations}"])
-        assert np.allclose(
-            scores[kept], wanted[kept], atol=case["outputs"][f"scores{side}_{iterations}"]["atol"]
-        )
+        assert np.allclose(scores[kept], wanted[kept], atol=case["outputs"][f"scores{side}_{iterations}"]["atol"])
 
 
 @pytest.mark.parametrize(
@@ -185,9 +183,7 @@ def test_fast_assignment_is_equal(shape: tuple[int, int], spread: float, iterati
     """Spread 500 leaves float32's exponents behind: the fall-back to the log domain is taken."""
     similarity = spread * torch.randn(shape, generator=torch.Generator().manual_seed(shape[0]))
     for bin_score in (1.0, -3 * spread, 3 * spread):
-        plain = log_assignment(
-            similarity[None].double(), torch.tensor(bin_score, dtype=torch.float64), iterations
-        )
+        plain = log_assignment(similarity[None].double(), torch.tensor(bin_score, dtype=torch.float64), iterations)
         fast = fast_log_assignment(similarity.clone(), torch.tensor(bin_score), iterations)
         assert float((fast - plain[0]).abs().max()) < 2e-5 * max(10.0, spread)
 
@@ -321,9 +317,7 @@ def test_trains() -> None:
     torch.manual_seed(0)
     network = SuperGlue(SuperGlueConfig(descriptor_dim=64)).train()
     sides = [
-        FeatureBatch(
-            torch.rand(2, n, 2) * 100, torch.rand(2, n), torch.randn(2, n, 64) / 8, torch.full((2, 2), 100)
-        )
+        FeatureBatch(torch.rand(2, n, 2) * 100, torch.rand(2, n), torch.randn(2, n, 64) / 8, torch.full((2, 2), 100))
         for n in (12, 9)
     ]
     before = network(*sides, 10)
@@ -357,9 +351,7 @@ def blobs(seed: int) -> Image:
 def test_sift_and_orb(extractor: Any, dim: int) -> None:
     torch.manual_seed(1)
     network = SuperGlue(SuperGlueConfig(descriptor_dim=dim)).eval()
-    run = SparseMatcher(
-        "any+superglue", extractor, SuperGlueMatcher(network, SuperGlueOptions(match_threshold=0))
-    )
+    run = SparseMatcher("any+superglue", extractor, SuperGlueMatcher(network, SuperGlueOptions(match_threshold=0)))
     image = blobs(0)
     matches = run(image, image)
     assert len(matches) > 0

@@ -47,9 +47,7 @@ def fill() -> ModuleType:
     return module
 
 
-def parity_case(
-    fill: ModuleType, name: str
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], np.ndarray]:
+def parity_case(fill: ModuleType, name: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], np.ndarray]:
     case, expected = fill.load_case(PARITY / "superpoint" / f"{name}.json")
     tensors = {key: torch.from_numpy(value) for key, value in fill.make_weights(case["weights"]).items()}
     return case, expected, tensors, fill.make_inputs(case["inputs"])["image"]
@@ -237,9 +235,7 @@ def test_strongest_orders_cuts_and_keeps_off_the_border() -> None:
 def test_refinement_finds_the_centre_of_a_blob() -> None:
     y, x = torch.meshgrid(torch.arange(40.0), torch.arange(50.0), indexing="ij")
     blob = torch.exp(-((x - 20.3) ** 2 + (y - 11.7) ** 2) / (2 * 0.7**2))
-    assert torch.allclose(
-        refined(torch.tensor([[20.0, 12.0]]), blob), torch.tensor([[20.3, 11.7]]), atol=0.02
-    )
+    assert torch.allclose(refined(torch.tensor([[20.0, 12.0]]), blob), torch.tensor([[20.3, 11.7]]), atol=0.02)
     corner = torch.zeros(40, 50)
     corner[0, 0] = 1.0
     assert refined(torch.tensor([[0.0, 0.0]]), corner).tolist() == [[0, 0]]
@@ -274,9 +270,7 @@ def test_samplers_at_the_edges(sampler: str, shape: tuple[int, int]) -> None:
 
 
 def extractor(normalisation: str = "after_relu", **options: Any) -> SuperPointExtractor:
-    return SuperPointExtractor(
-        random_network(normalisation), SuperPointOptions(**{"max_size_px": None, **options})
-    )
+    return SuperPointExtractor(random_network(normalisation), SuperPointOptions(**{"max_size_px": None, **options}))
 
 
 def test_border_cells_have_keypoints() -> None:
@@ -296,11 +290,7 @@ def test_a_shift_by_8_px_shifts_the_keypoints() -> None:
     run = extractor(max_num_keypoints=None, border_px=0)
     whole, cut = run.extract(Image(pixels)), run.extract(Image(np.ascontiguousarray(pixels[8:, 16:])))
     reach = 42 + 12  # receptive field and suppression
-    shifted = {
-        (x - 16, y - 8): row
-        for row, (x, y) in enumerate(whole.keypoints)
-        if x >= 16 + reach and y >= 8 + reach
-    }
+    shifted = {(x - 16, y - 8): row for row, (x, y) in enumerate(whole.keypoints) if x >= 16 + reach and y >= 8 + reach}
     found = {(x, y): row for row, (x, y) in enumerate(cut.keypoints) if x >= reach and y >= reach}
     assert len(found) > 20
     assert shifted.keys() == found.keys()

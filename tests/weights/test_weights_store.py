@@ -117,9 +117,7 @@ def test_import_recognises_by_hash_and_refuses_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_git_object_name_recognises(
-    tmp_path: Path, entry: WeightsEntry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_git_object_name_recognises(tmp_path: Path, entry: WeightsEntry, monkeypatch: pytest.MonkeyPatch) -> None:
     content = (tmp_path / "tiny.pth").read_bytes()
     known = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
     monkeypatch.setitem(WEIGHTS, "tiny", dataclasses.replace(entry, sha256=None, git_sha1=known))
@@ -172,9 +170,7 @@ def test_cut_short_files_are_refused(tmp_path: Path, length: int) -> None:
         load_weights(tmp_path / "a.pth")
 
 
-@pytest.mark.parametrize(
-    "content", [b"<html>not found</html>", b"\x80\x02", b"PK\x03\x04", b"\0" * 99, b"hello"]
-)
+@pytest.mark.parametrize("content", [b"<html>not found</html>", b"\x80\x02", b"PK\x03\x04", b"\0" * 99, b"hello"])
 def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.pth").write_bytes(content)
     with pytest.raises(WeightsError):

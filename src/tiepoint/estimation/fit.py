@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast, overload
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,16 +79,14 @@ def fit(
         return fit_fundamental(matches, threshold_px=threshold_px or EPIPOLAR_THRESHOLD_PX, seed=seed)
     transform_px = threshold_px or TRANSFORM_THRESHOLD_PX
     if model in KINDS:
-        return fit_transform(matches, cast(TransformKind, model), threshold_px=transform_px, seed=seed)
+        return fit_transform(matches, model, threshold_px=transform_px, seed=seed)
     if model == "transform":
         return _simplest_transform(matches, threshold_px=transform_px, seed=seed)
     if model == "auto":
         transform = _simplest_transform(matches, threshold_px=transform_px, seed=seed)
         epipolar = fit_fundamental(matches, threshold_px=threshold_px or EPIPOLAR_THRESHOLD_PX, seed=seed)
         return _transform_or_epipolar(transform, epipolar)
-    raise ValueError(
-        f"model: expected auto, transform, fundamental or one of {', '.join(KINDS)}, got {model!r}"
-    )
+    raise ValueError(f"model: expected auto, transform, fundamental or one of {', '.join(KINDS)}, got {model!r}")
 
 
 def fit_transform(
@@ -111,9 +109,7 @@ def fit_fundamental(
     """The fundamental matrix; see `fit`."""
     points0, points1 = _distinct(matches)
     if len(points0) < 8:
-        return failed(
-            len(matches), threshold_px, f"too few matches: {len(points0)}, a fundamental matrix needs 8"
-        )
+        return failed(len(matches), threshold_px, f"too few matches: {len(points0)}, a fundamental matrix needs 8")
     matrix = robust.fundamental(points0, points1, threshold_px=threshold_px, seed=seed)
     if matrix is None:
         return failed(len(matches), threshold_px, "no consensus: no fundamental matrix explains the matches")
@@ -121,9 +117,7 @@ def fit_fundamental(
     residuals = epipolar.residuals(matches.points0, matches.points1)
     inliers = residuals <= threshold_px
     if (epipolar.residuals(points0, points1) <= threshold_px).sum() < 8:
-        return failed(
-            len(matches), threshold_px, "no consensus: fewer than 8 inliers of a fundamental matrix"
-        )
+        return failed(len(matches), threshold_px, "no consensus: fewer than 8 inliers of a fundamental matrix")
     return Estimate(model=epipolar, inliers=inliers, residuals_px=residuals, threshold_px=threshold_px)
 
 

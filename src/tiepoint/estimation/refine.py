@@ -28,6 +28,10 @@ class Frame:
         s, (cx, cy) = 1 / self.scale, self.centre
         return np.array([[s, 0, -s * cx], [0, s, -s * cy], [0, 0, 1]])
 
+    @property
+    def inverse(self) -> NDArray[np.float64]:
+        return np.asarray(np.linalg.inv(self.matrix), np.float64)
+
     def __call__(self, points: Points) -> Points:
         return (points - self.centre) / self.scale
 
@@ -60,7 +64,7 @@ def refine(transform: Transform, points0: Points, points1: Points) -> tuple[Tran
             break
     cells = np.floor(x0 / _CLUSTER_SIZE).astype(np.int64)
     covariance = sandwich_covariance(normals, scores, clusters_of(cells))
-    return to_pixels(parameters, covariance, transform.kind, np.linalg.inv(frame1.matrix), frame0.matrix)
+    return to_pixels(parameters, covariance, transform.kind, frame1.inverse, frame0.matrix)
 
 
 def sandwich_covariance(
@@ -105,9 +109,7 @@ def point_covariance(
 def _frames(points0: Points, points1: Points) -> tuple[Frame, Frame]:
     """One scale for both images, so that a translation stays a translation."""
     centre0, centre1 = points0.mean(0), points1.mean(0)
-    spread = max(
-        float(np.sqrt(((p - c) ** 2).sum(1).mean())) for p, c in ((points0, centre0), (points1, centre1))
-    )
+    spread = max(float(np.sqrt(((p - c) ** 2).sum(1).mean())) for p, c in ((points0, centre0), (points1, centre1)))
     return Frame(centre0, max(spread, 1.0)), Frame(centre1, max(spread, 1.0))
 
 
@@ -115,13 +117,14 @@ def parameters_of(transform: Transform) -> NDArray[np.float64]:
     """The free numbers of a transform; `matrix_of` goes back. A start outside its kind is projected onto it."""
     m = transform.matrix
     cos, sin = (m[0, 0] + m[1, 1]) / 2, (m[1, 0] - m[0, 1]) / 2
-    return {
+    by_kind = {
         "translation": np.array([m[0, 2], m[1, 2]]),
         "euclidean": np.array([np.arctan2(sin, cos), m[0, 2], m[1, 2]]),
         "similarity": np.array([cos, sin, m[0, 2], m[1, 2]]),
         "affine": m[:2].ravel().copy(),
         "homography": m.ravel()[:8] / m[2, 2],
-    }[transform.kind]
+    }
+    return np.asarray(by_kind[transform.kind], np.float64)
 
 
 def matrix_of(p: NDArray[np.float64], kind: TransformKind) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -167,7 +170,7 @@ def _weights(residuals: NDArray[np.float64]) -> NDArray[np.float64]:
     distance = np.linalg.norm(residuals, axis=1)
     # For two-dimensional Gaussian noise the median distance is 1.177 standard deviations.
     scale = 3 * float(np.median(distance)) / 1.177
-    return 1 / (1 + (distance / max(scale, 1e-9)) ** 2)
+    return np.asarray(1 / (1 + (distance / max(scale, 1e-9)) ** 2))
 
 
 def to_pixels(

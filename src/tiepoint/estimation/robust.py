@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -52,9 +52,7 @@ def homography(
     return _usable(matrix)
 
 
-def affine(
-    points0: Points, points1: Points, *, threshold_px: float, seed: int = 0
-) -> NDArray[np.float64] | None:
+def affine(points0: Points, points1: Points, *, threshold_px: float, seed: int = 0) -> NDArray[np.float64] | None:
     """(3, 3) affine H_1_from_0 by OpenCV's RANSAC; None where it finds nothing."""
     points0, points1 = _shuffled(points0, points1, seed)
     matrix, _ = cv2.estimateAffine2D(
@@ -128,7 +126,7 @@ def _shuffled(points0: Points, points1: Points, seed: int) -> tuple[Points, Poin
     return np.ascontiguousarray(points0[order]), np.ascontiguousarray(points1[order])
 
 
-def _usable(matrix: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+def _usable(matrix: NDArray[Any] | None) -> NDArray[np.float64] | None:
     """`matrix` as (3, 3), or None unless it is finite and not zero."""
     if matrix is None or not np.isfinite(matrix).all() or not np.asarray(matrix).any():
         return None

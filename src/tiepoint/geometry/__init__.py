@@ -36,10 +36,10 @@ __all__ = [
     "cross_matrix",
     "direction_error_deg",
     "frame_corners",
-    "load_matches",
-    "save_matches",
     "fundamental_from_essential",
+    "load_matches",
     "rotation_error_deg",
     "sampson_distance",
+    "save_matches",
     "symmetric_epipolar_distance",
 ]

@@ -56,9 +56,7 @@ class RelativePose:
     @property
     def epipolar(self) -> EpipolarGeometry:
         """F = K1^-T E K0^-1."""
-        return EpipolarGeometry(
-            fundamental_from_essential(self.essential, self.intrinsics0, self.intrinsics1)
-        )
+        return EpipolarGeometry(fundamental_from_essential(self.essential, self.intrinsics0, self.intrinsics1))
 
     def residuals(self, points0: NDArray[Any], points1: NDArray[Any]) -> NDArray[np.float64]:
         """(N,) Sampson distances in pixels."""
@@ -88,9 +86,7 @@ def _lines(
     return lines1, lines0, np.einsum("ni,ni->n", x1, lines1)
 
 
-def sampson_distance(
-    matrix: NDArray[Any], points0: NDArray[Any], points1: NDArray[Any]
-) -> NDArray[np.float64]:
+def sampson_distance(matrix: NDArray[Any], points0: NDArray[Any], points1: NDArray[Any]) -> NDArray[np.float64]:
     """(N,) |x1ᵀFx0| / sqrt(|(Fx0)_12|² + |(Fᵀx1)_12|²), first order in the distance to a fitting pair.
 
     Hartley & Zisserman, eq. 11.9 (its square root). Points on the epipole give inf.

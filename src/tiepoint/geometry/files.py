@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ def save_matches(path: Path | str, matches: Matches) -> None:
     Raises ValueError for another ending.
     """
     path = Path(path)
-    writers = {".npz": _to_npz, ".json": _to_json, ".csv": _to_csv}
+    writers: dict[str, Callable[[Matches], bytes | str]] = {".npz": _to_npz, ".json": _to_json, ".csv": _to_csv}
     if path.suffix not in writers:
-        raise ValueError(f"{path}: matches are written as {', '.join(writers)}, not {path.suffix or 'without ending'}")
+        raise ValueError(
+            f"{path}: matches are written as {', '.join(writers)}, not {path.suffix or 'without ending'}"
+        )
     write_atomically(path, writers[path.suffix](matches))
 
 

@@ -108,7 +108,7 @@ class Transform:
 
     def inverse(self) -> Transform:
         """Source from target."""
-        return Transform(np.linalg.inv(self.matrix), self.kind)
+        return Transform(np.asarray(np.linalg.inv(self.matrix), np.float64), self.kind)
 
     def __matmul__(self, other: Transform) -> Transform:
         """First `other`, then this one: H_c_from_b @ H_b_from_a = H_c_from_a."""

@@ -100,7 +100,7 @@ def _read_header(path: Path, data: bytes) -> _Header:
 def _read_tiff_header(path: Path, data: bytes) -> _Header:
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
-            page = file.pages[0]
+            page = file.pages.first
             tags = {tag.name: tag.value for tag in page.tags}
             size = (int(page.imagewidth), int(page.imagelength))
     except Exception as error:  # tifffile raises nearly anything on a damaged header
@@ -149,9 +149,7 @@ def _decode(path: Path, data: bytes, header: _Header) -> NDArray[Any]:
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * 255
     if pixels.dtype not in (np.uint8, np.uint16, np.float32):
-        raise ImageError(
-            f"{path}: has {pixels.dtype} pixels; convert it to 8-bit, 16-bit unsigned or float32"
-        )
+        raise ImageError(f"{path}: has {pixels.dtype} pixels; convert it to 8-bit, 16-bit unsigned or float32")
     if pixels.ndim == 3 and pixels.shape[2] not in (3, 4):
         raise ImageError(f"{path}: has {pixels.shape[2]} channels; 1, 3 or 4 are supported")
     return pixels
@@ -176,9 +174,9 @@ def _decode_heif(data: bytes) -> NDArray[Any]:
 def _decode_tiff(data: bytes) -> NDArray[Any]:
     """The first page of a TIFF as it is meant to look: palette applied, white-is-zero turned round."""
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        page = file.pages[0]
+        page = file.pages.first
         pixels: NDArray[Any] = page.asarray()
-        if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+        if page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
             return (page.colormap[:, pixels] >> 8).astype(np.uint8).transpose(1, 2, 0)
         if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
             pixels = ~pixels

@@ -25,7 +25,7 @@ __all__ = [
     "MethodUnavailable",
     "NearestNeighbours",
     "Orb",
-    "SparseMatcher",
     "Sift",
+    "SparseMatcher",
     "matcher",
 ]

@@ -110,6 +110,7 @@ class MatcherOptions:
     weights: a name of the weights catalogue, or a file (learned methods).
     device: "cpu", "cuda", "cuda:1", "mps" (learned methods).
     precision: number type of the networks (learned methods).
+    commercial_only: refuse named weights whose licence forbids commercial use.
     four_way: try image 1 turned by 0, 90, 180 and 270 degrees and keep the best, for methods that do not turn.
     """
 
@@ -119,3 +120,4 @@ class MatcherOptions:
     device: str = "cpu"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     four_way: bool = False
+    commercial_only: bool = False

@@ -8,9 +8,11 @@ from importlib.util import find_spec
 from typing import Any
 
 from tiepoint.matchers.base import Matcher, MatcherOptions, SparseMatcher
+from tiepoint.matchers.four_way import FourWay
 from tiepoint.matchers.nearest import NearestNeighbours
 from tiepoint.matchers.orb import Orb
 from tiepoint.matchers.sift import Sift
+from tiepoint.weights import WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,12 @@ def matcher(name: str, options: MatcherOptions | None = None) -> Matcher[Any]:
         raise ValueError(f"unknown method {name!r}; there are: {', '.join(METHODS)}")
     if method.needs_torch and find_spec("torch") is None:
         raise MethodUnavailable(f"method {name!r} needs PyTorch: pip install 'tiepoint[learned]'")
-    return method.build(options or MatcherOptions())
+    options = options or MatcherOptions()
+    entry = WEIGHTS.get(options.weights or "")
+    if options.commercial_only and entry is not None and not entry.commercial_use:
+        raise ValueError(f"weights {entry.name}: their licence forbids commercial use: {entry.licence}")
+    built = method.build(options)
+    return FourWay(built) if options.four_way else built
 
 
 def _build_sift(options: MatcherOptions) -> Matcher[Any]:
@@ -68,6 +75,54 @@ def sift_extractor(options: MatcherOptions) -> Sift:
     )
 
 
+def _build_superpoint(options: MatcherOptions) -> Matcher[Any]:
+    from tiepoint.matchers.superpoint_extractor import build_superpoint
+
+    return build_superpoint(options)
+
+
+def _build_superpoint_superglue(options: MatcherOptions) -> Matcher[Any]:
+    from tiepoint.matchers.superglue_matcher import build_superpoint_superglue
+
+    return build_superpoint_superglue(options)
+
+
+def _build_sift_superglue(options: MatcherOptions) -> Matcher[Any]:
+    from tiepoint.matchers.superglue_matcher import build_sift_superglue
+
+    return build_sift_superglue(options)
+
+
+def _build_orb_superglue(options: MatcherOptions) -> Matcher[Any]:
+    from tiepoint.matchers.superglue_matcher import build_orb_superglue
+
+    return build_orb_superglue(options)
+
+
+def _build_loftr(options: MatcherOptions) -> Matcher[Any]:
+    from tiepoint.matchers.loftr import build_loftr
+
+    return build_loftr(options)
+
+
+def _build_relf(options: MatcherOptions) -> Matcher[Any]:
+    from tiepoint.matchers.relf import build_relf
+
+    return build_relf(options)
+
+
+def _build_roma(options: MatcherOptions) -> Matcher[Any]:
+    from tiepoint.matchers.roma import build_roma
+
+    return build_roma(options)
+
+
+def _build_roma_small(options: MatcherOptions) -> Matcher[Any]:
+    from tiepoint.matchers.roma import build_roma_small
+
+    return build_roma_small(options)
+
+
 _ALL = (
     Method(
         name="sift",
@@ -84,6 +139,70 @@ _ALL = (
         licence="Apache-2.0 (OpenCV)",
         needs_torch=False,
         build=_build_orb,
+    ),
+    Method(
+        name="superpoint",
+        summary="SuperPoint keypoints and descriptors, exact mutual nearest neighbours",
+        kind="sparse",
+        licence="Apache-2.0; weights as `tiepoint weights list` says",
+        needs_torch=True,
+        build=_build_superpoint,
+    ),
+    Method(
+        name="superpoint+superglue",
+        summary="SuperPoint keypoints, matched by the attention network SuperGlue",
+        kind="sparse",
+        licence="Apache-2.0; weights as `tiepoint weights list` says",
+        needs_torch=True,
+        build=_build_superpoint_superglue,
+    ),
+    Method(
+        name="sift+superglue",
+        summary="SIFT keypoints, matched by SuperGlue",
+        kind="sparse",
+        licence="Apache-2.0; weights as `tiepoint weights list` says",
+        needs_torch=True,
+        build=_build_sift_superglue,
+    ),
+    Method(
+        name="orb+superglue",
+        summary="ORB keypoints and bits, matched by SuperGlue",
+        kind="sparse",
+        licence="Apache-2.0; weights as `tiepoint weights list` says",
+        needs_torch=True,
+        build=_build_orb_superglue,
+    ),
+    Method(
+        name="loftr",
+        summary="LoFTR: semi-dense matches by a transformer, without keypoints",
+        kind="semi-dense",
+        licence="Apache-2.0; weights as `tiepoint weights list` says",
+        needs_torch=True,
+        build=_build_loftr,
+    ),
+    Method(
+        name="roma",
+        summary="RoMa: a dense warp with its certainty (DINOv2 and VGG19 features)",
+        kind="dense",
+        licence="Apache-2.0; weights as `tiepoint weights list` says",
+        needs_torch=True,
+        build=_build_roma,
+    ),
+    Method(
+        name="roma-small",
+        summary="RoMa in a small configuration that needs no DINOv2",
+        kind="dense",
+        licence="Apache-2.0; weights as `tiepoint weights list` says",
+        needs_torch=True,
+        build=_build_roma_small,
+    ),
+    Method(
+        name="relf",
+        summary="RELF: rotation-equivariant descriptors with group aligning, at SIFT keypoints",
+        kind="sparse",
+        licence="Apache-2.0; weights as `tiepoint weights list` says",
+        needs_torch=True,
+        build=_build_relf,
     ),
 )
 

@@ -42,9 +42,7 @@ class FourWay(Matcher[FourWayEncoding[Encoding]]):
         return self.matcher.name
 
     def encode(self, image: Image) -> FourWayEncoding[Encoding]:
-        turned = [
-            replace(image, pixels=np.ascontiguousarray(np.rot90(image.pixels, k))) for k in range(NUM_TURNS)
-        ]
+        turned = [replace(image, pixels=np.ascontiguousarray(np.rot90(image.pixels, k))) for k in range(NUM_TURNS)]
         return FourWayEncoding(tuple(self.matcher.encode_batch(turned)), image.size)
 
     def match(self, encoding0: FourWayEncoding[Encoding], encoding1: FourWayEncoding[Encoding]) -> Matches:

@@ -63,7 +63,9 @@ class Flann:
         if len(d0) < 2 or len(d1) < 2:
             return NO_MATCHES
         forward, backward = self._search(d0, d1), self._search(d1, d0)
-        kept = [(row, best, ratio) for row, (best, ratio) in forward.items() if backward.get(best, (-1,))[0] == row]
+        kept = [
+            (row, best, ratio) for row, (best, ratio) in forward.items() if backward.get(best, (-1,))[0] == row
+        ]
         kept = [match for match in kept if match[2] < self.ratio]
         if not kept:
             return NO_MATCHES
@@ -74,6 +76,7 @@ class Flann:
     def _search(queries: NDArray[Any], train: NDArray[Any]) -> dict[int, tuple[int, float]]:
         """Query row -> nearest train row and ratio to the second; LSH may find fewer than two: left out."""
         kd_tree, lsh = 1, 6
+        index: dict[str, bool | int | float | str]
         if queries.dtype == np.uint8:
             index = {"algorithm": lsh, "table_number": 6, "key_size": 12, "multi_probe_level": 1}
         else:

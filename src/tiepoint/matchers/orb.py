@@ -29,7 +29,7 @@ class Orb:
     def extract(self, image: Image) -> Features:
         """Keypoints of `image` with (N, 32) uint8 descriptors of 256 bits, strongest first."""
         small, to_small = resize(gray_view(image), fitted_size(image.size, self.max_size_px))
-        detector = cv2.ORB_create(nfeatures=self.max_num_keypoints, fastThreshold=self.fast_threshold)
+        detector = cv2.ORB.create(nfeatures=self.max_num_keypoints, fastThreshold=self.fast_threshold)
         try:
             found, descriptors = detector.detectAndCompute(small, None)
         except cv2.error:  # OpenCV cannot build its pyramid for an image of a few pixels
@@ -41,7 +41,7 @@ class Orb:
         return Features(
             keypoints=to_small.to_original(np.array([point.pt for point in chosen])).astype(np.float32),
             scores=np.array([point.response for point in chosen], np.float32),
-            descriptors=descriptors[rows],
+            descriptors=np.asarray(descriptors, np.uint8)[rows],
             image_size=image.size,
             scales_px=np.array([point.size / to_small.scale_x for point in chosen], np.float32),
             angles_deg=np.array([point.angle for point in chosen], np.float32),

@@ -38,7 +38,7 @@ class Sift:
         gray = gray_view(image)
         small, to_small = resize(gray, fitted_size(image.size, self.max_size_px))
         # Without the precise upscale OpenCV's first octave is off by a quarter of a pixel in x and y.
-        detector = cv2.SIFT_create(
+        detector = cv2.SIFT.create(
             nfeatures=self.max_num_keypoints,
             contrastThreshold=self.contrast_threshold,
             enable_precise_upscale=True,
@@ -48,11 +48,11 @@ class Sift:
             return no_features(image.size, np.zeros((0, 128), np.float32))
         rows = strongest_first([point.response for point in found], self.max_num_keypoints)
         chosen = [found[row] for row in rows]
-        descriptors = descriptors[rows]
+        described = np.asarray(descriptors, np.float32)[rows]
         return Features(
             keypoints=to_small.to_original(np.array([point.pt for point in chosen])).astype(np.float32),
             scores=np.array([point.response for point in chosen], np.float32),
-            descriptors=root_sift(descriptors) if self.root else descriptors,
+            descriptors=root_sift(described) if self.root else described,
             image_size=image.size,
             scales_px=np.array([point.size / to_small.scale_x for point in chosen], np.float32),
             angles_deg=np.array([point.angle for point in chosen], np.float32),

@@ -129,9 +129,7 @@ class SuperGlue(nn.Module):
         *_, (x0, x1) = self.layer_outputs(features0, features1)
         return log_assignment(self.similarity(x0, x1), self.bin_score, num_iterations)
 
-    def layer_outputs(
-        self, features0: FeatureBatch, features1: FeatureBatch
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def layer_outputs(self, features0: FeatureBatch, features1: FeatureBatch) -> Iterator[tuple[Tensor, Tensor]]:
         """(B, D, M) and (B, D, N): first the encoded features of both images, then after each layer."""
         x0 = features0.descriptors.mT + self.kenc(features0)
         x1 = features1.descriptors.mT + self.kenc(features1)

@@ -38,7 +38,7 @@ class _Linear(NamedTuple):
         if x.device.type != "cpu":
             return F.linear(x, self.weight, self.bias)
         # As a 1 x 1 convolution over an image of N x 1 pixels: torch gives those to oneDNN, which on processors
-        # other than Intel's is twice as fast as what it gives matrix products to.
+        # other than Intel's is 1.1 (Zen 4) to 2 times (Zen 5) as fast as what it gives matrix products to.
         image = x.view(1, len(x), 1, -1).permute(0, 3, 1, 2)
         return F.conv2d(image, self.weight[:, :, None, None], self.bias).view(1, len(self.bias), -1)[0].T
 
@@ -58,9 +58,7 @@ class PreparedSuperGlue:
     def __init__(self, network: SuperGlue, device: torch.device, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype
         self._encoder = [self._moved(linear, torch.float32) for linear in _folded(network.kenc.encoder)]
-        self._layers = [
-            self._prepared(layer) for layer in network.gnn.layers if isinstance(layer, AttentionalLayer)
-        ]
+        self._layers = [self._prepared(layer) for layer in network.gnn.layers if isinstance(layer, AttentionalLayer)]
         self._projection = self._moved(_linear(network.final_proj), torch.float32)
         self.bin_score = network.bin_score.detach().to(device, torch.float32)
 

@@ -182,9 +182,7 @@ def suppress(probability: Tensor, radius_px: int) -> Tensor:
     chain.) Equal neighbours all stay.
     """
     if probability.device.type == "cpu":
-        return torch.stack(
-            [torch.from_numpy(_suppress_cpu(p.numpy(), radius_px)) for p in probability.detach()]
-        )
+        return torch.stack([torch.from_numpy(_suppress_cpu(p.numpy(), radius_px)) for p in probability.detach()])
     size = 2 * radius_px + 1
 
     def window_maximum(x: Tensor) -> Tensor:

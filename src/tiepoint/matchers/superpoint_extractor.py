@@ -140,17 +140,13 @@ def padded_input(pixels: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(padded).float()[None] / 255
 
 
-def strongest(
-    peaks: Tensor, threshold: float, border_px: int, max_num_keypoints: int | None
-) -> tuple[Tensor, Tensor]:
+def strongest(peaks: Tensor, threshold: float, border_px: int, max_num_keypoints: int | None) -> tuple[Tensor, Tensor]:
     """(N, 2) float32 keypoints (x, y) and (N,) scores of the suppressed map (H, W), best first.
 
     Above the threshold, `border_px` inside the image, the best `max_num_keypoints` of them.
     """
     height, width = peaks.shape
-    inside = peaks[
-        border_px : max(height - border_px, border_px), border_px : max(width - border_px, border_px)
-    ]
+    inside = peaks[border_px : max(height - border_px, border_px), border_px : max(width - border_px, border_px)]
     rows, columns = torch.nonzero(inside > threshold, as_tuple=True)
     scores, order = inside[rows, columns].sort(descending=True, stable=True)
     keypoints = torch.stack([columns, rows], -1)[order] + border_px

@@ -18,9 +18,7 @@ def device_and_dtype(device: str, precision: str) -> tuple[torch.device, torch.d
     except RuntimeError as error:
         raise ValueError(f"device: expected cpu, cuda, cuda:N or mps, got {device!r}") from error
     if found.type == "cuda" and not (0 <= (found.index or 0) < torch.cuda.device_count()):
-        raise ValueError(
-            f"device: {device} asked for, but this machine has {torch.cuda.device_count()} of its kind"
-        )
+        raise ValueError(f"device: {device} asked for, but this machine has {torch.cuda.device_count()} of its kind")
     if found.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError("device: mps asked for, but this machine has none")
     if precision not in _DTYPES:

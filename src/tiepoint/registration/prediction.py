@@ -61,8 +61,10 @@ def common_corners(
     """(N, 2) corners of the polygon that template and warped source share, in the template; its own if they
     share none."""
     template = frame_corners(template_size)
-    outline = template_from_source(frame_corners(source_size))
-    if not np.isfinite(outline).all():
+    with np.errstate(all="ignore"):
+        outline = template_from_source(frame_corners(source_size))
+    heights = frame_corners(source_size) @ template_from_source.matrix[2, :2] + template_from_source.matrix[2, 2]
+    if not (heights > 0).all() or np.abs(outline).max() > 1e6:
         return template
     area, polygon = cv2.intersectConvexConvex(outline.astype(np.float32), template.astype(np.float32))
     return polygon.reshape(-1, 2).astype(np.float64) if area > 0 and polygon is not None else template

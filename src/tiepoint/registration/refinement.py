@@ -16,19 +16,20 @@ from numpy.typing import NDArray
 
 from tiepoint.estimation.refine import (
     Frame,
+    clusters_of,
     matrix_of,
     parameters_of,
     projection_by_matrix,
-    clusters_of,
     sandwich_covariance,
     to_pixels,
 )
-from tiepoint.geometry import Transform, TransformKind, frame_corners
-from tiepoint.images import ResizeMap, resize
+from tiepoint.geometry import Transform, frame_corners
+from tiepoint.images import ResizeMap, fitted_size, resize
 
 _TILE_PX = 24
 _MAX_TILES = 300
 _MIN_TILES = 12
+_TEXTURE_SIZE_PX = 1000  # long side of the picture on which tiles are chosen
 _FACTORS = (0.25, 0.5, 1.0)
 _SMOOTHING_PX = 0.8  # takes the corners off both pictures, which bicubic sampling would shift
 _MIN_CORRELATION = 0.3  # of a tile, to count at all
@@ -174,48 +175,64 @@ def _level(
     size: tuple[int, int],
     frame: Frame,
 ) -> _Level | None:
-    """The most textured tile of each cell of a grid, by the weaker eigenvalue of its structure tensor."""
+    """The tiles of one resolution. Gradients are taken tile by tile: those of 12 megapixels would fill 300 MB."""
     small, to_small = resize(gray, size)
-    smooth = cv2.GaussianBlur(small, (0, 0), _SMOOTHING_PX).astype(np.float32)
-    gx, gy = cv2.Scharr(smooth, cv2.CV_32F, 1, 0) / 32, cv2.Scharr(smooth, cv2.CV_32F, 0, 1) / 32
-    box = (_TILE_PX, _TILE_PX)
-    xx, yy, xy = (cv2.boxFilter(product, -1, box) for product in (gx * gx, gy * gy, gx * gy))
-    texture = (xx + yy) / 2 - np.sqrt(((xx - yy) / 2) ** 2 + xy**2)
-    if mask is not None:
-        inside = resize(mask.astype(np.uint8), size)[0]
-        texture[cv2.erode(inside, np.ones(box, np.uint8)) == 0] = 0
-    corners = _tile_corners(texture)
+    corners = _tile_corners(small, mask)
     if len(corners) == 0:
         return None
-    step = np.arange(_TILE_PX)
-    ys = (corners[:, 1, None, None] + step[:, None] + 0 * step).reshape(len(corners), -1)
-    xs = (corners[:, 0, None, None] + 0 * step[:, None] + step).reshape(len(corners), -1)
-    positions = to_small.to_original(np.stack([xs, ys], axis=-1).reshape(-1, 2)).reshape(*xs.shape, 2)
-    gradients = np.stack([gx[ys, xs] * to_small.scale_x, gy[ys, xs] * to_small.scale_y], axis=-1)
-    values = smooth[ys, xs]
+    rim = 4  # the reach of smoothing and gradient
+    inside = slice(rim, rim + _TILE_PX)
+    patches = [small[y - rim : y + _TILE_PX + rim, x - rim : x + _TILE_PX + rim] for x, y in corners]
+    smooth = [cv2.GaussianBlur(patch, (0, 0), _SMOOTHING_PX).astype(np.float32) for patch in patches]
+    gradients = np.stack(
+        [
+            [cv2.Scharr(patch, cv2.CV_32F, dx, 1 - dx)[inside, inside].ravel() / 32 for dx in (1, 0)]
+            for patch in smooth
+        ]
+    ).transpose(0, 2, 1) * np.array([to_small.scale_x, to_small.scale_y], np.float32)
+    values = np.stack([patch[inside, inside].ravel() for patch in smooth])
+    grid = np.stack(np.meshgrid(np.arange(_TILE_PX), np.arange(_TILE_PX)), axis=-1).reshape(-1, 2)
+    places = (corners[:, None] + grid).reshape(-1, 2)
+    positions = to_small.to_original(places).reshape(len(corners), -1, 2)
     motion = _motion_by_parameters(positions, frame)
-    steepest = _without_light((gradients[:, :, None] @ motion)[:, :, 0], values)
+    steepest = _without_light(np.asarray((gradients[:, :, None] @ motion)[:, :, 0], np.float32), values)
     normals = (steepest.transpose(0, 2, 1) @ steepest).astype(np.float64)
     return _Level(factor, positions, values, motion[:, motion.shape[1] // 2], steepest, normals)
 
 
-def _tile_corners(texture: NDArray[np.float32]) -> NDArray[np.int64]:
-    """(T, 2) top left (x, y) of the best tile in each cell of a grid, the flat ones left out."""
-    height, width = texture.shape
-    margin = _TILE_PX // 2 + 2
-    cell = max(_TILE_PX, int(np.sqrt(height * width / _MAX_TILES)))
+def _tile_corners(small: NDArray[np.uint8], mask: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+    """(T, 2) top left (x, y) of the best tile in each cell of a grid, the flat ones left out.
+
+    Texture is the weaker eigenvalue of the structure tensor, looked for at one megapixel at most.
+    """
+    height, width = small.shape
+    coarse, to_coarse = resize(small, fitted_size((width, height), _TEXTURE_SIZE_PX))
+    texture = _texture(coarse, max(3, round(_TILE_PX * to_coarse.scale_x)))
+    if mask is not None:
+        inside = resize(mask.astype(np.uint8), coarse.shape[::-1])[0]
+        reach = max(3, round(_TILE_PX * to_coarse.scale_x)) + 2
+        texture[cv2.erode(inside, np.ones((reach, reach), np.uint8)) == 0] = 0
+    cell = max(_TILE_PX * to_coarse.scale_x, np.sqrt(coarse.size / _MAX_TILES))
     found = []
-    for top in range(margin, height - margin, cell):
-        for left in range(margin, width - margin, cell):
-            block = texture[top : min(top + cell, height - margin), left : min(left + cell, width - margin)]
-            y, x = np.unravel_index(int(block.argmax()), block.shape)
-            found.append((left + x - _TILE_PX // 2, top + y - _TILE_PX // 2, block[y, x]))
-    if not found:
-        return np.zeros((0, 2), np.int64)
+    for top in np.arange(0, coarse.shape[0], cell):
+        for left in np.arange(0, coarse.shape[1], cell):
+            block = texture[int(top) : int(top + cell), int(left) : int(left + cell)]
+            if block.size:
+                y, x = np.unravel_index(int(block.argmax()), block.shape)
+                found.append((int(left) + x, int(top) + y, block[y, x]))
     strength = np.array([entry[2] for entry in found])
+    middles = to_coarse.to_original(np.array([entry[:2] for entry in found]))
+    corners = np.rint(middles).astype(np.int64) - _TILE_PX // 2
+    room = ((corners >= 6) & (corners <= np.array([width, height]) - _TILE_PX - 6)).all(axis=1)
     # A tile whose weaker gradient is under half a grey level a pixel holds more noise than place.
-    keep = strength > max(0.25, 0.02 * float(np.median(strength)))
-    return np.array([entry[:2] for entry in found], np.int64)[keep]
+    return corners[room & (strength > max(0.25, 0.02 * float(np.median(strength))))]
+
+
+def _texture(gray: NDArray[np.uint8], box_px: int) -> NDArray[np.float32]:
+    smooth = cv2.GaussianBlur(gray, (0, 0), _SMOOTHING_PX).astype(np.float32)
+    gx, gy = cv2.Scharr(smooth, cv2.CV_32F, 1, 0) / 32, cv2.Scharr(smooth, cv2.CV_32F, 0, 1) / 32
+    xx, yy, xy = (cv2.boxFilter(product, -1, (box_px, box_px)) for product in (gx * gx, gy * gy, gx * gy))
+    return np.asarray((xx + yy) / 2 - np.sqrt(((xx - yy) / 2) ** 2 + xy**2))
 
 
 def _source_at(source: NDArray[np.uint8], factor: float) -> tuple[NDArray[np.float32], ResizeMap]:
@@ -238,8 +255,8 @@ def _sample(
     height, width = source.shape
     covered = ((places >= 1) & (places <= (width - 2, height - 2))).all(axis=1).reshape(tiles, pixels).all(axis=1)
     maps = places.astype(np.float32).reshape(tiles, pixels, 2)
-    values = cv2.remap(source, maps, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    return values, covered
+    values = cv2.remap(source, maps, np.zeros(0, np.float32), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(values, np.float32), np.asarray(covered)
 
 
 def _align(
@@ -278,7 +295,7 @@ def _align(
 
 def _around(frame: Frame, transform: Transform) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """left, right such that left @ W' @ right is the increment W', given in `frame`, after `transform`."""
-    return np.linalg.inv(frame.matrix), frame.matrix @ transform.matrix
+    return frame.inverse, frame.matrix @ transform.matrix
 
 
 def _motion_by_parameters(positions: NDArray[np.float64], frame: Frame) -> NDArray[np.float32]:

@@ -32,7 +32,7 @@ from tiepoint.registration.verdict import (
 Encoding = TypeVar("Encoding")
 
 _MATCHED = (1.3, 0.10)
-_REFINED = (2.0, 0.02)
+_REFINED = (2.4, 0.02)
 """Inflation of the standard deviations and floor in pixels, for fits to matches and to intensities; see
 docs/registration.md for the calibration."""
 
@@ -61,7 +61,7 @@ class Registration:
     estimate: the fit to the matches (source is image 0, template image 1). transform: template from source, the
     refined one where refinement was kept; None without a fit. verdict: accepted or why not.
     method: the matcher that made it. num_keypoints: of source and template, None for methods without.
-    seconds: by stage.
+    seconds: by stage. tried: the steps a cascade made until it was accepted; empty for a single method.
     """
 
     transform: Transform | None
@@ -73,6 +73,7 @@ class Registration:
     prediction: ErrorPrediction | None
     method: str
     seconds: dict[str, float]
+    tried: tuple[str, ...] = ()
 
     @property
     def accepted(self) -> bool:
@@ -104,10 +105,14 @@ class Registrar(Generic[Encoding]):
         self._gray = gray_view(template)
         self._tiles: RefinementTemplate | None = None
 
-    def register(self, source: Image) -> Registration:
-        """Where `source` lies in the template; a failure is a rejected registration, never an exception."""
+    def register(self, source: Image, encoding: Encoding | None = None) -> Registration:
+        """Where `source` lies in the template; a failure is a rejected registration, never an exception.
+
+        encoding: the matcher's encoding of `source`, where it is at hand already.
+        """
         clock = _Clock()
-        encoding = self.matcher.encode(source)
+        if encoding is None:
+            encoding = self.matcher.encode(source)
         clock.lap("encode")
         matches = self.matcher.match(encoding, self._encoding)
         if self.mask is not None:
@@ -123,9 +128,8 @@ class Registrar(Generic[Encoding]):
         transform = estimate.model
         if transform is None:
             return self._result(matches, estimate, Verdict(checks=(), failure=estimate.reason), clock)
-        checks = geometric_checks(transform, matches, config.limits)
-        if all(check.passed for check in checks):
-            checks += evidence_checks(estimate, matches, config.limits, seed=config.seed)
+        checks = evidence_checks(estimate, matches, config.limits, seed=config.seed)
+        checks += geometric_checks(transform, matches, config.limits)
         clock.lap("check")
         if not all(check.passed for check in checks):
             return self._result(matches, estimate, Verdict(checks=checks), clock, transform)
@@ -204,4 +208,4 @@ class _Clock:
 
 def _inside(points: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     x, y = np.rint(points).astype(int).T
-    return mask[y.clip(0, mask.shape[0] - 1), x.clip(0, mask.shape[1] - 1)]
+    return np.asarray(mask[y.clip(0, mask.shape[0] - 1), x.clip(0, mask.shape[1] - 1)])

@@ -80,7 +80,10 @@ class Verdict:
 
 
 def geometric_checks(transform: Transform, matches: Matches, limits: Limits) -> tuple[Check, ...]:
-    """Tests of the transform (template from source) alone: could a camera have made it?"""
+    """Tests of the transform (template from source) alone: could a camera have made it?
+
+    A transform that mirrors or has its horizon in the image fails those two; scales mean nothing then.
+    """
     source, template = matches.size0, matches.size1
     with np.errstate(all="ignore"):
         corners = frame_corners(source)
@@ -107,7 +110,8 @@ def geometric_checks(transform: Transform, matches: Matches, limits: Limits) -> 
     if not (horizon.passed and orientation.passed):
         return horizon, orientation
     middle = transform.decompose((source[0] / 2, source[1] / 2))
-    singular = np.linalg.svd(transform.jacobian(back(common_corners(transform, source, template))), compute_uv=False)
+    common = back(common_corners(transform, source, template))
+    singular = np.linalg.svd(transform.jacobian(common), compute_uv=False)
     aspect = float((singular[:, 0] / singular[:, 1]).max())
     areas = singular.prod(axis=1)
     area_ratio = float(areas.max() / areas.min())
@@ -181,8 +185,8 @@ def evidence_checks(
             value=support,
             limit=limits.min_log10_support,
             passed=support >= limits.min_log10_support,
-            message=f"{len(inliers)} agreeing points of {distinct} could be chance: support 10^{support:.1f}"
-            f" (limit 10^{limits.min_log10_support:g})",
+            message=f"{len(inliers)} agreeing points of {distinct} could be chance: evidence"
+            f" {max(support, 0.0):.1f} (limit {limits.min_log10_support:g}, powers of ten)",
         ),
         Check(
             name="coverage",
@@ -197,8 +201,9 @@ def evidence_checks(
             value=inconsistency,
             limit=allowed,
             passed=inconsistency <= allowed,
-            message=f"source to template and template to source differ by {inconsistency:.1f} px"
-            f" (limit {allowed:.1f})",
+            message="there is no alignment from template to source that agrees with the one from source to template"
+            if np.isinf(inconsistency)
+            else f"source to template and template to source differ by {inconsistency:.1f} px (limit {allowed:.1f})",
         ),
     )
 
@@ -262,10 +267,14 @@ def _inconsistency(
     """Largest distance at the common corners between the fit and the inverse of a fit the other way."""
     transform = estimate.model
     assert transform is not None
-    jacobian = transform.jacobian(np.array([[matches.size0[0] / 2, matches.size0[1] / 2]]))[0]
-    scale = float(np.sqrt(abs(np.linalg.det(jacobian))))
+    with np.errstate(all="ignore"):
+        jacobian = transform.jacobian(np.array([[matches.size0[0] / 2, matches.size0[1] / 2]]))[0]
+        scale = float(np.sqrt(abs(np.linalg.det(jacobian)))) if np.isfinite(jacobian).all() else 1.0
     other = fit_transform(
-        matches.swapped(), transform.kind, threshold_px=estimate.threshold_px / max(scale, 1e-6), seed=seed + 1
+        matches.swapped(),
+        transform.kind,
+        threshold_px=estimate.threshold_px / np.clip(scale, 0.01, 100),
+        seed=seed + 1,
     )
     if other.model is None:
         return float("inf")

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tiepoint.geometry import Transform
+from tiepoint.geometry import Transform, frame_corners
 from tiepoint.images import Image
 
 
@@ -30,9 +30,11 @@ def warp_image(source: Image, template_from_source: Transform, template_size: tu
 def valid_mask(
     source_size: tuple[int, int], template_from_source: Transform, template_size: tuple[int, int]
 ) -> NDArray[np.bool_]:
-    """(H, W) of the template's frame: True where the source covers a pixel's centre, half a pixel of rim included."""
-    corners = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
-    outline = (corners + 0.5) * source_size - 0.5
+    """(H, W) of the template's frame: True where the source has pixels on all sides to interpolate from.
+
+    The rim is exact to the half pixel.
+    """
+    outline = frame_corners(source_size)
     weights = outline @ template_from_source.matrix[2, :2] + template_from_source.matrix[2, 2]
     if (weights > 0).all():
         polygon = template_from_source(outline)
@@ -42,11 +44,13 @@ def valid_mask(
             cv2.fillConvexPoly(mask, np.rint(polygon * 256).astype(np.int32), 1, shift=8)
             return mask.astype(bool)
     ones = np.ones(source_size[::-1], np.uint8)
-    return cv2.warpPerspective(ones, template_from_source.matrix, template_size, flags=cv2.INTER_NEAREST) > 0
+    return np.asarray(
+        cv2.warpPerspective(ones, template_from_source.matrix, template_size, flags=cv2.INTER_NEAREST) > 0
+    )
 
 
 def _smoothed(pixels: NDArray[Any], transform: Transform, template_size: tuple[int, int]) -> NDArray[Any]:
-    """Gaussian smoothing for a reduction by more than 2 at the template's middle; bicubic sampling does the rest."""
+    """Smoothed for a reduction by more than 2 at the template's middle; bicubic sampling does the rest."""
     middle = np.array([[template_size[0] / 2, template_size[1] / 2]])
     back = transform.inverse().jacobian(middle)[0]
     reduction = float(np.sqrt(abs(np.linalg.det(back))))

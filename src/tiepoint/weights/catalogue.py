@@ -137,15 +137,165 @@ _SUPERGLUE = (
     ),
 )
 
-_LOFTR: tuple[WeightsEntry, ...] = ()
+_LOFTR_FOLDER = "by hand from drive.google.com/drive/folders/1xu2Pq6mZT5hmFgiYMBT9Zt8h1yO-3SIp"
+_LOFTR_SOURCE = "Sun, Shen, Wang, Bao, Zhou: LoFTR (CVPR 2021)"
+_KORNIA_LOFTR = "https://huggingface.co/kornia/loftr/resolve/main/"
 
-_ROMA: tuple[WeightsEntry, ...] = ()
 
-_RELF: tuple[WeightsEntry, ...] = ()
+def _loftr(name: str, file_name: str, size_bytes: int | None, note: str, *, hosted: bool = False) -> WeightsEntry:
+    """Weights of the published network; `hosted` by kornia, or in the authors' folder."""
+    return WeightsEntry(
+        name=name,
+        method="loftr",
+        file_name=file_name,
+        url=_KORNIA_LOFTR + file_name if hosted else None,
+        size_bytes=size_bytes,
+        sha256=None,
+        licence="Apache-2.0",
+        commercial_use=True,
+        source=f"{_LOFTR_SOURCE}; hosted by kornia" if hosted else f"{_LOFTR_SOURCE}; {_LOFTR_FOLDER}",
+        note=note,
+    )
 
-WEIGHTS: dict[str, WeightsEntry] = {
-    entry.name: entry for entry in (*_SUPERPOINT, *_SUPERGLUE, *_LOFTR, *_ROMA, *_RELF)
-}
+
+_LOFTR_OUTDOOR = "Trained on MegaDepth: old position code, corner frame, 2 border cells dropped, long side 840. "
+_LOFTR_INDOOR = "Trained on ScanNet, whose terms allow research only: corner frame, no border dropped, 640 x 480. "
+
+_LOFTR: tuple[WeightsEntry, ...] = (
+    _loftr(
+        "loftr-outdoor-ds",
+        "outdoor_ds.ckpt",
+        46_341_978,
+        _LOFTR_OUTDOOR + "Dual softmax. Pose AUC@5/10/20 on MegaDepth 1500: 52.8/69.2/81.2.",
+    ),
+    _loftr(
+        "loftr-outdoor-ot",
+        "outdoor_ot.ckpt",
+        46_342_243,
+        _LOFTR_OUTDOOR + "Optimal transport. Pose AUC@5/10/20 on MegaDepth 1500: 50.3/67.1/79.9.",
+    ),
+    _loftr(
+        "loftr-indoor-ds-new",
+        "indoor_ds_new.ckpt",
+        46_355_053,
+        _LOFTR_INDOOR + "Dual softmax, fixed position code. Pose AUC@5/10/20 on ScanNet 1500: 22.5/41.2/57.8.",
+    ),
+    _loftr(
+        "loftr-indoor-ot",
+        "indoor_ot.ckpt",
+        46_342_243,
+        _LOFTR_INDOOR + "Optimal transport, old position code. Pose AUC@5/10/20 on ScanNet 1500: 21.5/40.4/58.0.",
+    ),
+    _loftr("loftr-kornia-outdoor", "loftr_outdoor.ckpt", None, _LOFTR_OUTDOOR + "Dual softmax.", hosted=True),
+    _loftr(
+        "loftr-kornia-indoor",
+        "loftr_indoor.ckpt",
+        None,
+        _LOFTR_INDOOR + "Dual softmax, old position code.",
+        hosted=True,
+    ),
+    _loftr(
+        "loftr-kornia-indoor-new",
+        "loftr_indoor_ds_new.ckpt",
+        None,
+        _LOFTR_INDOOR + "Dual softmax, fixed position code.",
+        hosted=True,
+    ),
+)
+
+_ROMA_RELEASE = "https://github.com/Parskatt/storage/releases/download/roma/"
+_ROMA_LICENCE = "MIT (the repository that publishes the file; the weights have no licence text of their own)"
+_ROMA = (
+    WeightsEntry(
+        name="roma_outdoor",
+        method="roma",
+        file_name="roma_outdoor.pth",
+        url=_ROMA_RELEASE + "roma_outdoor.pth",
+        size_bytes=445_647_516,
+        sha256="c7a45c80d41ad788a63c641d1b686d7cb3f297f40097c6f4e75039889e5cc8ba",
+        licence=_ROMA_LICENCE,
+        commercial_use=True,
+        source="Edstedt, Sun, Bökman, Wadenbäck, Felsberg: RoMa (CVPR 2024); Johan Edstedt",
+        note=(
+            "Needs dinov2_vitl14 too. Trained on MegaDepth at 560 x 560. Preset: 560, second pass at 864. The "
+            "decoder's anchors wrap round at the rim, as they did in training. Pose AUC@5/10/20 on MegaDepth "
+            "1500: 62.6/76.7/86.3 (672, second pass at 1344)."
+        ),
+    ),
+    WeightsEntry(
+        name="roma_indoor",
+        method="roma",
+        file_name="roma_indoor.pth",
+        url=_ROMA_RELEASE + "roma_indoor.pth",
+        size_bytes=None,
+        sha256=None,
+        licence=_ROMA_LICENCE,
+        commercial_use=True,
+        source="Edstedt, Sun, Bökman, Wadenbäck, Felsberg: RoMa (CVPR 2024); Johan Edstedt",
+        note=(
+            "Needs dinov2_vitl14 too. Trained on MegaDepth and ScanNet at 560 x 560. Preset: 560, second pass "
+            "at 864. The decoder's anchors wrap round at the rim, as they did in training. Published MD5 "
+            "349a17aaa21883bb164b1a5884febb21. Pose AUC@5/10/20 on ScanNet 1500: 31.8/53.4/70.9."
+        ),
+    ),
+    WeightsEntry(
+        name="dinov2_vitl14",
+        method="roma's coarse trunk",
+        file_name="dinov2_vitl14_pretrain.pth",
+        url="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
+        size_bytes=1_217_586_395,
+        sha256="d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
+        licence="Apache-2.0",
+        commercial_use=True,
+        source="Oquab et al.: DINOv2 (TMLR 2024); Meta AI",
+        note="ViT-L/14 without registers. Not a matcher: roma_outdoor and roma_indoor are used with it.",
+    ),
+)
+
+_RELF_SHARE = (
+    "Not to be fetched by a program: the publisher's README (github.com/bluedream1121/RELF) links a share with a "
+    "password. Bring the file and run `tiepoint weights import FILE`. "
+)
+
+_RELF = (
+    WeightsEntry(
+        name="official-relf",
+        method="relf",
+        file_name="best_model.pt",
+        url=None,
+        size_bytes=None,
+        sha256=None,
+        licence="MIT",
+        commercial_use=True,
+        source="Lee, Kim, Kim, Cho: Learning Rotation-Equivariant Features (CVPR 2023); github.com/bluedream1121/RELF",
+        note=(
+            _RELF_SHARE
+            + "re_resnet over C16, trained on COCO. Preset: ImageNet mean and deviation, pyramid of nine "
+            "levels from 1024 to 256 px, candidates of 0.6. MMA@3/5/10 in its README: Roto-360 91.7/92.8/94.3, "
+            "HPatches viewpoint 67.5/74.6/81.1, illumination 65.4/73.0/80.2. Trained on another normalisation than "
+            "it is evaluated with, and on rotations to about 35 degrees."
+        ),
+    ),
+    WeightsEntry(
+        name="official-relf-wide",
+        method="relf",
+        file_name="best_model_wrn.pt",
+        url=None,
+        size_bytes=None,
+        sha256=None,
+        licence="MIT",
+        commercial_use=True,
+        source="Lee, Kim, Kim, Cho: Learning Rotation-Equivariant Features (CVPR 2023); github.com/bluedream1121/RELF",
+        note=(
+            _RELF_SHARE
+            + "e2wrn16_8R over C8, ten times the arithmetic of official-relf. Its last block ends in "
+            "trivial fields, so that its orientations do not turn with the image: for upright pictures alone. "
+            "MMA@3/5/10 in its README: HPatches viewpoint 70.1/78.1/84.9, illumination 69.5/78.0/85.4."
+        ),
+    ),
+)
+
+WEIGHTS: dict[str, WeightsEntry] = {entry.name: entry for entry in (*_SUPERPOINT, *_SUPERGLUE, *_LOFTR, *_ROMA, *_RELF)}
 
 
 def shipped_name(method: str) -> str | None:

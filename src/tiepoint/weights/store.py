@@ -157,9 +157,7 @@ def load_strictly(module: torch.nn.Module, state_dict: dict[str, torch.Tensor], 
         ],
     }
     if any(faults.values()):
-        told = "; ".join(
-            f"{len(names)} {fault}: {_shortened(names)}" for fault, names in faults.items() if names
-        )
+        told = "; ".join(f"{len(names)} {fault}: {_shortened(names)}" for fault, names in faults.items() if names)
         raise WeightsError(f"{source} does not fit {type(module).__name__}: tensors {told}")
     module.load_state_dict(state_dict, strict=True)
 
@@ -179,9 +177,7 @@ def _read(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
-        raise WeightsError(
-            f"{path} is damaged, or holds more than tensors and is refused: {reason}"
-        ) from error
+        raise WeightsError(f"{path} is damaged, or holds more than tensors and is refused: {reason}") from error
     except (
         RuntimeError,
         EOFError,
@@ -216,9 +212,7 @@ def _recognise(path: Path) -> WeightsEntry:
                 return entry
         except WeightsError:
             continue
-    raise WeightsError(
-        f"{path} is none of the named weights by file name or hash; a file can be used by its path"
-    )
+    raise WeightsError(f"{path} is none of the named weights by file name or hash; a file can be used by its path")
 
 
 def _compare_digest(entry: WeightsEntry, path: Path, expected: str, digest: Any) -> None:

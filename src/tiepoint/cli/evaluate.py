@@ -1,0 +1,207 @@
+"""`tiepoint evaluate`: measure methods by the field's protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from tiepoint.evaluation.pairs import ImagePair
+    from tiepoint.evaluation.run import Protocol
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+DATA = click.Path(exists=True, path_type=Path)
+
+
+@click.group()
+def evaluate() -> None:
+    """Measure methods by the field's protocols.
+
+    Each prints tables and writes result.json, CSV files and curves (PNG, SVG) into --out. A run started again
+    with the same --out goes on where it stopped.
+    """
+
+
+def common_options(command: Command) -> Command:
+    """What every protocol takes."""
+    options = [
+        click.option("--method", "methods", multiple=True, help="A method; may be given several times."),
+        click.option("--self-check", is_flag=True, help="True correspondences too, exact and with 1 px of noise."),
+        click.option("--subset", type=click.IntRange(1), help="A quick look at that many of each part of the data."),
+        click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the results."),
+        click.option("--max-size", type=click.IntRange(1), help="Long side of the image methods work on, px."),
+        click.option("--max-keypoints", type=click.IntRange(1), help="Keypoints per image, samples if dense."),
+        click.option("--weights", help="A name of the weights catalogue, or a file."),
+        click.option("--device", default="cpu", show_default=True, help="For learned methods: cpu, cuda, cuda:1."),
+        click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Of all random choices."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@evaluate.command()
+@click.argument("data", type=DATA)
+@click.option("--scenes", type=click.Choice(["all", "116", "108"]), default="all", show_default=True,
+              help="HPatches' list of scenes.")  # fmt: skip
+@click.option("--short-side", type=click.IntRange(1), help="Resize to this short side, px (published: 480).")
+@click.option("--threshold-px", type=click.FloatRange(0, min_open=True), default=3.0, show_default=True,
+              help="Of the robust estimators.")  # fmt: skip
+@common_options
+def homography(
+    data: Path,
+    scenes: str,
+    short_side: int | None,
+    threshold_px: float,
+    subset: int | None,
+    seed: int,
+    **common: Any,
+) -> None:
+    """Homographies: HPatches, or folders of its layout (1.*, k.*, H_1_k).
+
+    Matching accuracy, precision, matching score, repeatability; error and its AUC with four estimators.
+    """
+    from tiepoint.evaluation.homography import Homography
+    from tiepoint.evaluation.layouts import homography_pairs
+
+    with usage_errors():
+        pairs = homography_pairs(data, scenes=scenes, short_side_px=short_side, subset=subset)
+    protocol = Homography(threshold_px=threshold_px, seed=seed, short_side_px=short_side)
+    run(protocol, pairs, data, {"scenes": scenes, "subset": subset}, **common)
+
+
+@evaluate.command()
+@click.argument("data", type=DATA)
+@common_options
+def rotation(data: Path, subset: int | None, seed: int, **common: Any) -> None:
+    """Rotation in the plane: Roto-360, or pairs made from any folder of photographs.
+
+    Each photograph against itself turned by 10, 20, ... 360 degrees, same canvas and expanded canvas.
+    """
+    from tiepoint.evaluation.rotation import Rotation, rotation_pairs
+
+    with usage_errors():
+        pairs = rotation_pairs(data, subset=subset)
+    run(Rotation(), pairs, data, {"subset": subset, "seed": seed}, **common)
+
+
+@evaluate.command()
+@click.argument("pairs_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--threshold-px", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
+              help="Of the estimators, in pixels of the full-size images.")  # fmt: skip
+@common_options
+def pose(pairs_file: Path, threshold_px: float, subset: int | None, seed: int, **common: Any) -> None:
+    """Relative pose of calibrated pairs, listed in SuperGlue's format.
+
+    Pose AUC at 5, 10, 20 degrees, epipolar precision and matching score.
+    """
+    from tiepoint.evaluation.layouts import pose_pairs
+    from tiepoint.evaluation.pose import Pose
+
+    with usage_errors():
+        pairs = pose_pairs(pairs_file, subset=subset, seed=seed)
+    run(Pose(threshold_px=threshold_px, seed=seed), pairs, pairs_file.parent, {"subset": subset}, **common)
+
+
+@evaluate.command()
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--threshold-px", type=click.FloatRange(0, min_open=True), default=0.2, show_default=True,
+              help="Of MAGSAC, in pixels of the full-size images.")  # fmt: skip
+@common_options
+def imc2022(data: Path, threshold_px: float, subset: int | None, seed: int, **common: Any) -> None:
+    """Image Matching Challenge 2022: mAA on the competition's training scenes.
+
+    --subset draws that many pairs of each scene.
+    """
+    from tiepoint.evaluation.imc2022 import Imc2022, training_pairs
+
+    with usage_errors():
+        pairs = training_pairs(data, subset=subset, seed=seed)
+    run(Imc2022(threshold_px=threshold_px, seed=seed), pairs, data, {"subset": subset}, **common)
+
+
+@evaluate.command()
+@click.argument("data", type=DATA, nargs=-1, required=True)
+@click.option("--model", type=click.Choice(["homography", "fundamental"]), default="fundamental",
+              show_default=True, help="For two images; sets know theirs.")  # fmt: skip
+@common_options
+def thresholds(data: tuple[Path, ...], model: Any, subset: int | None, seed: int, **common: Any) -> None:
+    """Inliers and error over estimators' thresholds of 3 ... 0.001 px.
+
+    DATA: two images, a folder of sequences (1.*, k.*, H_1_k), or a pairs file in SuperGlue's format.
+    """
+    from tiepoint.evaluation.layouts import homography_pairs, pose_pairs
+    from tiepoint.evaluation.thresholds import Thresholds, image_pair
+
+    with usage_errors():
+        pairs: Sequence[ImagePair]
+        if len(data) == 2:
+            pairs, folder = [image_pair(*data)], data[0].parent
+        elif len(data) > 2:
+            raise ValueError(f"expected two images, a folder or a pairs file, got {len(data)} paths")
+        elif data[0].is_dir():
+            model, pairs, folder = "homography", homography_pairs(data[0], subset=subset), data[0]
+        else:
+            model, folder = "fundamental", data[0].parent
+            pairs = pose_pairs(data[0], subset=subset, seed=seed)
+    run(Thresholds(model=model, seed=seed), pairs, folder, {"subset": subset}, **common)
+
+
+class usage_errors:
+    """A ValueError or a missing file inside is the user's to mend: one line, exit code 1."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, (ValueError, OSError)):
+            raise click.ClickException(str(error)) from error
+
+
+def run(
+    protocol: Protocol[Any, Any],
+    pairs: Sequence[ImagePair],
+    data: Path,
+    settings: dict[str, Any],
+    *,
+    methods: Sequence[str],
+    self_check: bool,
+    out: Path | None,
+    max_size: int | None,
+    max_keypoints: int | None,
+    weights: str | None,
+    device: str,
+    workers: int,
+) -> None:
+    """Evaluate, print the tables, write the files, draw the curves."""
+    from tiepoint.evaluation.session import contestants, run_session
+    from tiepoint.matchers import METHODS, MatcherOptions, MethodUnavailable
+    from tiepoint.plot.curves import save_charts
+
+    if not methods and not self_check:
+        raise click.UsageError(f"name a --method: {', '.join(METHODS)}")
+    for name in methods:
+        if name not in METHODS:
+            raise click.UsageError(f"unknown method {name!r}; there are: {', '.join(METHODS)}")
+    folder = out or Path("evaluation") / type(protocol).__name__.lower()
+    options = MatcherOptions(max_size_px=max_size, max_num_keypoints=max_keypoints, weights=weights, device=device)
+    try:
+        report = run_session(
+            protocol,
+            contestants(methods, options, self_check=self_check),
+            pairs,
+            data=data,
+            out=folder,
+            workers=workers,
+            settings=settings,
+        )
+    except MethodUnavailable as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(str(report))
+    for name, charts in report.figures.items():
+        save_charts(folder / name, charts)
+    click.echo(f"\nwritten to {folder}", err=True)

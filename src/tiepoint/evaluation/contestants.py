@@ -1,0 +1,98 @@
+"""What is evaluated: methods of the catalogue, and an oracle that shows what the measures say."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from tiepoint.evaluation.pairs import ImagePair
+from tiepoint.evaluation.sources import Frame
+from tiepoint.geometry import Matches
+from tiepoint.matchers import Matcher, MatcherOptions, matcher
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A picture with its encoding and the seconds that took, reading not counted."""
+
+    frame: Frame
+    encoding: Any
+    seconds: float
+
+
+class Contestant(ABC):
+    """What is evaluated. Travels to worker processes, so it holds settings; `prepare` builds the rest there."""
+
+    name: str
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """All that its results depend on."""
+
+    @abstractmethod
+    def prepare(self) -> Encoder:
+        """Ready to encode and match."""
+
+
+class Encoder(ABC):
+    """A contestant at work."""
+
+    @abstractmethod
+    def encode(self, frame: Frame) -> Any: ...
+
+    @abstractmethod
+    def match(self, pair: ImagePair, encoded0: Encoded, encoded1: Encoded) -> Matches: ...
+
+
+@dataclass(frozen=True)
+class CatalogueMethod(Contestant):
+    """A method of the catalogue."""
+
+    name: str
+    options: MatcherOptions
+
+    def settings(self) -> dict[str, Any]:
+        return {"method": self.name, **asdict(self.options)}
+
+    def prepare(self) -> Encoder:
+        return _CatalogueEncoder(matcher(self.name, self.options))
+
+
+@dataclass(frozen=True)
+class _CatalogueEncoder(Encoder):
+    matcher: Matcher[Any]
+
+    def encode(self, frame: Frame) -> Any:
+        return self.matcher.encode(frame.image)
+
+    def match(self, pair: ImagePair, encoded0: Encoded, encoded1: Encoded) -> Matches:
+        return self.matcher.match(encoded0.encoding, encoded1.encoding)
+
+
+@dataclass(frozen=True)
+class Oracle(Contestant, Encoder):
+    """True correspondences with Gaussian noise of `noise_px` in x and y of image 1: what the metrics must say."""
+
+    noise_px: float
+    count: int = 1000
+    seed: int = 0
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"oracle, noise {self.noise_px:g} px"
+
+    def settings(self) -> dict[str, Any]:
+        return {"method": "oracle", **asdict(self)}
+
+    def prepare(self) -> Encoder:
+        return self
+
+    def encode(self, frame: Frame) -> None:
+        return None
+
+    def match(self, pair: ImagePair, encoded0: Encoded, encoded1: Encoded) -> Matches:
+        rng = np.random.default_rng([self.seed, *pair.key.encode()])
+        return pair.true_matches(encoded0.frame, encoded1.frame, count=self.count, noise_px=self.noise_px, rng=rng)

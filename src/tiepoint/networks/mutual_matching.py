@@ -1,0 +1,188 @@
+"""Matching two sets of features by a confidence matrix P (N, M): dual softmax and optimal transport.
+
+LoFTR, section 3.3, and SuperGlue (Sarlin et al., CVPR 2020), section 3.2. `dual_softmax` and `optimal_transport`
+write P down, for training. `match_by_dual_softmax` and `match_by_optimal_transport` find the same matches without
+ever holding it: both confidences have the form
+
+    log P_ij = a S_ij + r_i + c_j,    S the scores, r and c one number for each row and column,
+
+so r and c are summed up in blocks of rows, and the blocks, computed again, are searched for mutual maxima.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tiepoint.networks.linear import linear
+
+
+class MutualMatches(NamedTuple):
+    """rows, columns: (K,) int64, rows ascending; confidence: (K,) float32, P at each."""
+
+    rows: Tensor
+    columns: Tensor
+    confidence: Tensor
+
+
+# ---------------------------------------------------------------------------------------------- written down
+
+
+def dual_softmax(scores: Tensor) -> Tensor:
+    """(B, N, M): the softmax of each row times the softmax of each column."""
+    return scores.softmax(dim=2) * scores.softmax(dim=1)
+
+
+def optimal_transport(scores: Tensor, bin_score: Tensor, num_iterations: int) -> Tensor:
+    """(B, N + 1, M + 1): how much of each row goes to each column; the last of both is the dustbin.
+
+    Real rows and columns hold a mass of 1, the dustbin of the rows M and that of the columns N. The entropic
+    problem is solved by `num_iterations` of Sinkhorn's scaling in the log domain: the potentials u, v are set in
+    turn so that the rows, then the columns, of exp(S + u + v) have their masses.
+    """
+    batch, rows, columns = scores.shape
+    scores = torch.cat([scores, bin_score.expand(batch, rows, 1)], dim=2)
+    scores = torch.cat([scores, bin_score.expand(batch, 1, columns + 1)], dim=1)
+    log_mass0, log_mass1 = scores.new_zeros(rows + 1), scores.new_zeros(columns + 1)
+    log_mass0[-1], log_mass1[-1] = math.log(columns), math.log(rows)
+    v = scores.new_zeros(batch, 1, columns + 1)
+    u = scores.new_zeros(batch, rows + 1, 1)
+    for _ in range(num_iterations):
+        u = log_mass0[:, None] - (scores + v).logsumexp(dim=2, keepdim=True)
+        v = log_mass1 - (scores + u).logsumexp(dim=1, keepdim=True)
+    return (scores + u + v).exp()
+
+
+# -------------------------------------------------------------------------------------------------- streamed
+
+
+def match_by_dual_softmax(
+    features0: Tensor, features1: Tensor, scale: float, threshold: float, block: int
+) -> MutualMatches:
+    """The entries of `dual_softmax(scale features0 features1ᵀ)` above `threshold` that lead their row and column.
+
+    features0 (N, C), features1 (M, C), N and M at least 1; `block` rows of scores are held at a time. P is at
+    most the row's and at most the column's softmax, so the search leaves out rows and columns whose largest
+    softmax does not pass: they could neither match nor outdo a match.
+    """
+    features0 = scale * features0
+    rows, columns = [], _ColumnSums()
+    for scores in _score_blocks(features0, features1, block):
+        rows.append(torch.stack(_log_sum(scores, dim=1)))
+        columns.add(scores)
+    row_maximum, row_sum = torch.cat(rows, dim=1)
+    # The slack is far above the rounding of the sums: it leaves a few more rows to search, none too few.
+    floor = _log(threshold) - 1e-3
+    left0 = torch.nonzero(row_maximum - row_sum > floor).squeeze(1)
+    left1 = torch.nonzero(columns.maximum - columns.log_sum > floor).squeeze(1)
+    found = _mutual_maxima(
+        2 * features0[left0], features1[left1], -row_sum[left0], -columns.log_sum[left1], threshold, block
+    )
+    return MutualMatches(left0[found.rows], left1[found.columns], found.confidence)
+
+
+def match_by_optimal_transport(
+    features0: Tensor,
+    features1: Tensor,
+    scale: float,
+    bin_score: Tensor,
+    num_iterations: int,
+    threshold: float,
+    block: int,
+    *,
+    prefilter: bool = False,
+) -> MutualMatches:
+    """The entries of `optimal_transport(scale features0 features1ᵀ, ...)` above `threshold` that lead both ways.
+
+    One pass over the scores for each iteration: the columns' sums are taken up with each block of rows, as soon
+    as its potentials are known. prefilter: leave out rows and columns that give the dustbin more than any other.
+    """
+    features0 = scale * features0
+    num_rows, num_columns = len(features0), len(features1)
+    z = bin_score.float().reshape(())
+    u, v = features0.new_zeros(num_rows), features0.new_zeros(num_columns)
+    u_bin, v_bin = z.new_zeros(()), z.new_zeros(())
+    for _ in range(num_iterations):
+        rows, columns = [], _ColumnSums()
+        for scores in _score_blocks(features0, features1, block):
+            to_columns = (scores + v).logsumexp(dim=1)
+            rows.append(-torch.logaddexp(to_columns, z + v_bin))
+            columns.add(scores.add_(rows[-1][:, None]))
+        u = torch.cat(rows)
+        u_bin = math.log(num_columns) - torch.logaddexp((z + v).logsumexp(dim=0), z + v_bin)
+        v = -torch.logaddexp(columns.log_sum, z + u_bin)
+        v_bin = math.log(num_rows) - torch.logaddexp((z + u).logsumexp(dim=0), z + u_bin)
+    left0, left1 = torch.arange(num_rows, device=u.device), torch.arange(num_columns, device=u.device)
+    if prefilter:
+        row_best, column_best = _maxima(features0, features1, u, v, block)
+        left0 = left0[row_best >= u + z + v_bin]
+        left1 = left1[column_best >= v + z + u_bin]
+    found = _mutual_maxima(features0[left0], features1[left1], u[left0], v[left1], threshold, block)
+    return MutualMatches(left0[found.rows], left1[found.columns], found.confidence)
+
+
+def _mutual_maxima(
+    features0: Tensor, features1: Tensor, r: Tensor, c: Tensor, threshold: float, block: int
+) -> MutualMatches:
+    """Where log P = features0 features1ᵀ + r + c is above log threshold and the largest of its row and column."""
+    if len(features0) == 0 or len(features1) == 0:
+        empty = r.new_zeros(0, dtype=torch.int64)
+        return MutualMatches(empty, empty, r.new_zeros(0))
+    rows, columns, values = [], [], []
+    column_best = torch.full_like(c, -math.inf)
+    for first in range(0, len(features0), block):
+        log_p = linear(features0[first : first + block], features1).add_(c).add_(r[first : first + block, None])
+        row_best = log_p.amax(dim=1)
+        column_best = torch.maximum(column_best, log_p.amax(dim=0))
+        passed = torch.nonzero(row_best > _log(threshold)).squeeze(1)
+        rows.append(first + passed)
+        columns.append(log_p[passed].argmax(dim=1))  # slow beside amax, so only where it is asked for
+        values.append(row_best[passed])
+    row, column, value = torch.cat(rows), torch.cat(columns), torch.cat(values)
+    # A row's largest entry and its column's are the same number where they are the same entry.
+    kept = torch.nonzero(value == column_best[column]).squeeze(1)
+    return MutualMatches(row[kept], column[kept], value[kept].exp())
+
+
+def _maxima(features0: Tensor, features1: Tensor, r: Tensor, c: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """The largest of features0 features1ᵀ + r + c in each row (N,) and in each column (M,)."""
+    row_best, column_best = [], torch.full_like(c, -math.inf)
+    for scores, rows in zip(_score_blocks(features0, features1, block), torch.split(r, block), strict=True):
+        log_p = scores.add_(c).add_(rows[:, None])
+        row_best.append(log_p.amax(dim=1))
+        column_best = torch.maximum(column_best, log_p.amax(dim=0))
+    return torch.cat(row_best), column_best
+
+
+def _score_blocks(features0: Tensor, features1: Tensor, block: int) -> Iterator[Tensor]:
+    """features0 features1ᵀ, (at most `block`, M) at a time, in float32."""
+    for part in torch.split(features0, block):
+        yield linear(part, features1)
+
+
+def _log_sum(scores: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """The largest score along `dim`, and log sum exp."""
+    maximum = scores.amax(dim=dim, keepdim=True)
+    total = (scores - maximum).exp_().sum(dim=dim)
+    maximum = maximum.squeeze(dim)
+    return maximum, maximum + total.log()
+
+
+class _ColumnSums:
+    """The largest score of each column and log sum exp, over the blocks of rows added so far."""
+
+    def __init__(self) -> None:
+        self.maximum = self.log_sum = torch.tensor(-math.inf)
+
+    def add(self, scores: Tensor) -> None:
+        maximum, log_sum = _log_sum(scores, dim=0)
+        self.maximum = torch.maximum(self.maximum.to(maximum.device), maximum)
+        self.log_sum = torch.logaddexp(self.log_sum.to(log_sum.device), log_sum)
+
+
+def _log(threshold: float) -> float:
+    return math.log(threshold) if threshold > 0 else -math.inf
