@@ -57,7 +57,7 @@ class MagicPoint(Task):
         )
         self._held_out_noisy = disturbed(self._held_out, config.photometric, generator)
 
-    def loss(self, batch_size: int, progress: float, generator: Generator, device: torch.device) -> Loss:  # noqa: ARG002
+    def loss(self, batch_size: int, progress: float, generator: Generator, device: torch.device) -> Loss:
         weights = torch.tensor([_SHAPE_WEIGHTS.get(kind, 1.0) for kind in SHAPES])
         chosen = torch.multinomial(weights, batch_size, replacement=True, generator=generator)
         kinds = [list(SHAPES)[i] for i in chosen.tolist()]

@@ -100,7 +100,7 @@ def _decode(folder: Path, files: list[Path], config: StoreConfig, manifest: Path
     """Write the pixels, then the manifest, whose presence says that the pixels are whole."""
     manifest.parent.mkdir(parents=True, exist_ok=True)
     shape = (len(files), config.side_px, config.side_px, 3 if config.colour else 1)
-    partial = pixels.with_suffix(".partial.npy")
+    partial = pixels.with_suffix(f".{os.getpid()}.partial.npy")  # several processes may be at it
     names: list[str] = []
     left_out: dict[str, str] = {}
     if files:
