@@ -308,7 +308,8 @@ def _train(
         best = run_loop(task, loop, run, resume=resume, on_progress=click.echo)
     except Interrupted as stopped:
         raise click.ClickException(str(stopped)) from stopped
-    before = {n.removeprefix("val_"): v for n, v in read_log(run.log)[0].items()}
+    validated = [row for row in read_log(run.log) if f"val_{task.judged_by}" in row]
+    before = {name.removeprefix("val_"): value for name, value in validated[0].items()}
     click.echo(f"before: {_listed(before)}")
     click.echo(f"best: {_listed(best)}")
 

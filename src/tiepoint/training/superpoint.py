@@ -82,9 +82,9 @@ class SuperPointTrainingConfig:
 
 
 class SuperPointTraining(Task):
-    """Trains a SuperPoint on photographs and their labels; judged by MMA at 3 px on held-out photographs."""
+    """Trains a SuperPoint on photographs and their labels; judged by the homographies of held-out pairs."""
 
-    judged_by = "MMA_3"
+    judged_by = "AUC_5"  # the share of right matches alone falls when more of them are found
     network: SuperPoint
 
     def __init__(
