@@ -46,6 +46,12 @@ def _evaluate() -> click.Command:
     return evaluate
 
 
+def _train() -> click.Command:
+    from tiepoint.cli.train import train
+
+    return train
+
+
 def _submit() -> click.Command:
     from tiepoint.cli.submit import submit
 
@@ -58,8 +64,9 @@ _COMMANDS: dict[str, tuple[str, Callable[[], click.Command]]] = {
     "apply": ("Warp other channels of the same shots by a run's transforms.", _apply),
     "evaluate": ("Measure methods by the field's protocols.", _evaluate),
     "submit": ("Write the file a competition asks for.", _submit),
+    "train": ("Train the learned methods on plain photographs.", _train),
     "methods": ("List the matching methods.", _methods),
-    "weights": ("List, fetch, import and verify weights.", _weights),
+    "weights": ("List, fetch, import, verify and export weights.", _weights),
 }
 
 

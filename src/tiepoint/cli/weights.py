@@ -109,6 +109,21 @@ def verify_command(name: str | None) -> None:
             click.echo(f"{each}: good ({verify(each)})")
 
 
+@weights.command("export")
+@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--to", "path", type=click.Path(path_type=Path), required=True, help="A .safetensors file.")
+def export_command(run: Path, path: Path) -> None:
+    """Write the best weights of the training in folder RUN, and their card (.json) beside them."""
+    from tiepoint.training.export import export_weights
+    from tiepoint.training.record import Run
+
+    try:
+        export_weights(Run(run), path)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{path} ({path.stat().st_size:,} bytes) and {path.with_suffix('.json').name}")
+
+
 @contextmanager
 def _told() -> Iterator[None]:
     """Ends the command with the message of a WeightsError in place of a traceback."""

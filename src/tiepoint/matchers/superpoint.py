@@ -98,11 +98,16 @@ class SuperPoint(nn.Module):
 
     def forward(self, images: Tensor) -> SuperPointMaps:
         """images: (B, 1, H, W) grey in [0, 1], H and W multiples of 8."""
+        x = self.encoded(images)
+        return SuperPointMaps(self.detector(x), F.normalize(self.descriptor(x), dim=1))
+
+    def encoded(self, images: Tensor) -> Tensor:
+        """(B, 128, H/8, W/8): what both heads read."""
         x = images
         for index, stage in enumerate(self.backbone):
             x = F.max_pool2d(x, 2) if index > 0 else x
             x = stage(x)  # (B, 64 or 128, H / 2^index, W / 2^index)
-        return SuperPointMaps(self.detector(x), F.normalize(self.descriptor(x), dim=1))
+        return x
 
 
 # ---------------------------------------------------------------- checkpoints

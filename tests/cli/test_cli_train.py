@@ -1,0 +1,85 @@
+"""`tiepoint train` from photographs to weights, on toys."""
+
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from tiepoint.cli.train import train
+from tiepoint.cli.weights import weights
+
+SMALL = [
+    *("--set", "pairs.size=[64,64]", "--set", "num_validation=2", "--set", "descriptor_dim=32"),
+    *("--set", "loop.batch_size=2", "--set", "loop.precision=fp32", "--set", "loop.warm_up_steps=1"),
+]
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(train, list(arguments))
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(6):
+        coarse = rng.integers(0, 256, (12, 12, 3), np.uint8)
+        cv2.imwrite(
+            str(folder / f"{index}.png"), cv2.resize(coarse, (100, 90), interpolation=cv2.INTER_NEAREST)
+        )
+    return folder
+
+
+def test_from_photographs_to_weights(data, tmp_path):
+    labels, out = tmp_path / "labels", tmp_path / "run"
+    made = run("label", str(data), "--out", str(labels), "--set", "views=3", "--set", "side_px=96")
+    assert made.exit_code == 0, made.output
+    arguments = ["superpoint", str(data), "--labels", str(labels), "--held-out", str(data), "--out", str(out)]
+    trained = run(*arguments, *SMALL, "--set", "loop.steps=1")
+    assert trained.exit_code == 0, trained.output
+    assert "sift on the held-out pairs: MMA_3" in trained.output
+    assert "before: " in trained.output
+    again = run(*arguments)
+    assert again.exit_code == 1
+    assert "go on with --resume" in again.output
+    more = run(*arguments, "--resume", "--set", "loop.steps=2")
+    assert more.exit_code == 0, more.output
+    assert json.loads((out / "config.json").read_text())["config"]["pairs"]["size"] == [64, 64]
+
+    path = tmp_path / "mine.safetensors"
+    exported = CliRunner().invoke(weights, ["export", str(out), "--to", str(path)])
+    assert exported.exit_code == 0, exported.output
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert card["data"]["labels"]["detector"] == "corners"
+    tuned = run(
+        *arguments[:-1], str(tmp_path / "tuned"), *SMALL, "--fine-tune", str(path), "--set", "loop.steps=1"
+    )
+    assert tuned.exit_code == 0, tuned.output
+
+
+def test_mistakes_are_told_without_a_traceback(data, tmp_path):
+    result = run("magicpoint", "--out", str(tmp_path / "run"), "--set", "loop.stps=3")
+    assert result.exit_code == 1
+    assert "LoopConfig has no 'stps'" in result.output
+    (tmp_path / "labels").mkdir()
+    missing = run(
+        "superpoint", str(data), "--labels", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")
+    )
+    assert missing.exit_code == 2
+    unfinished = run(
+        "superpoint", str(data), "--labels", str(tmp_path / "labels"), "--out", str(tmp_path / "run")
+    )
+    assert unfinished.exit_code == 1
+    assert "no labels" in unfinished.output
+
+
+def test_help_needs_no_torch():
+    code = "import sys; from tiepoint.cli.train import train; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
