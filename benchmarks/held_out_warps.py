@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 import torch
+
 from tiepoint.matchers.base import MatcherOptions, SparseMatcher
 from tiepoint.matchers.nearest import NearestNeighbours
 from tiepoint.matchers.orb import Orb
@@ -49,9 +50,7 @@ def main() -> None:
     parser.add_argument("--rotation-deg", type=float, action="append", help="default: 45 and 180")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
-    photographs = open_photographs(
-        arguments.photographs, cache_folder().parent / "photographs", StoreConfig()
-    )
+    photographs = open_photographs(arguments.photographs, cache_folder().parent / "photographs", StoreConfig())
     for rotation_deg in arguments.rotation_deg or (45.0, 180.0):
         config = PairConfig(size=SIZE, warp1=WarpConfig(rotation_deg=rotation_deg))
         pairs = held_out_pairs(photographs, config, arguments.pairs, SEED)

@@ -31,9 +31,7 @@ def data(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for index in range(6):
         coarse = rng.integers(0, 256, (12, 12, 3), np.uint8)
-        cv2.imwrite(
-            str(folder / f"{index}.png"), cv2.resize(coarse, (100, 90), interpolation=cv2.INTER_NEAREST)
-        )
+        cv2.imwrite(str(folder / f"{index}.png"), cv2.resize(coarse, (100, 90), interpolation=cv2.INTER_NEAREST))
     return folder
 
 
@@ -58,9 +56,7 @@ def test_from_photographs_to_weights(data, tmp_path):
     assert exported.exit_code == 0, exported.output
     card = json.loads(path.with_suffix(".json").read_text())
     assert card["data"]["labels"]["detector"] == "corners"
-    tuned = run(
-        *arguments[:-1], str(tmp_path / "tuned"), *SMALL, "--fine-tune", str(path), "--set", "loop.steps=1"
-    )
+    tuned = run(*arguments[:-1], str(tmp_path / "tuned"), *SMALL, "--fine-tune", str(path), "--set", "loop.steps=1")
     assert tuned.exit_code == 0, tuned.output
 
 
@@ -69,13 +65,9 @@ def test_mistakes_are_told_without_a_traceback(data, tmp_path):
     assert result.exit_code == 1
     assert "LoopConfig has no 'stps'" in result.output
     (tmp_path / "labels").mkdir()
-    missing = run(
-        "superpoint", str(data), "--labels", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")
-    )
+    missing = run("superpoint", str(data), "--labels", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run"))
     assert missing.exit_code == 2
-    unfinished = run(
-        "superpoint", str(data), "--labels", str(tmp_path / "labels"), "--out", str(tmp_path / "run")
-    )
+    unfinished = run("superpoint", str(data), "--labels", str(tmp_path / "labels"), "--out", str(tmp_path / "run"))
     assert unfinished.exit_code == 1
     assert "no labels" in unfinished.output
 

@@ -69,9 +69,7 @@ def test_sparse_hinge_by_hand():
     generator = torch.Generator().manual_seed(0)
     same = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
     loss = sparse_hinge(same, same, FAR, FAR, KEPT, generator, num_negatives=50)
-    assert loss.item() == pytest.approx(
-        0.8
-    )  # partners agree; every other is at cosine 1, 0.8 over the margin
+    assert loss.item() == pytest.approx(0.8)  # partners agree; every other is at cosine 1, 0.8 over the margin
     assert sparse_hinge(AXES, AXES, FAR, FAR, KEPT, generator).item() == 0
     close = torch.tensor([[[0.0, 0.0], [5.0, 0.0]]])
     # The flaw of the public code: a neighbour, or the partner itself, drawn as a negative.

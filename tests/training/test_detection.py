@@ -21,9 +21,7 @@ SIZE = (16, 24)
 
 def labels_of(points: list[list[float]], valid: torch.Tensor | None = None, seed: int = 0) -> torch.Tensor:
     valid = torch.ones(1, *SIZE, dtype=torch.bool) if valid is None else valid
-    return cell_labels(
-        torch.tensor([points]).reshape(1, -1, 2), SIZE, valid, torch.Generator().manual_seed(seed)
-    )[0]
+    return cell_labels(torch.tensor([points]).reshape(1, -1, 2), SIZE, valid, torch.Generator().manual_seed(seed))[0]
 
 
 def test_labels_by_hand():

@@ -72,9 +72,7 @@ def test_a_resumed_run_equals_one_in_one_go(tmp_path, stops):
 
 
 def test_a_real_method_resumes_exactly(tmp_path):
-    config = MagicPointConfig(
-        size=(32, 40), num_validation=1, loop=dataclasses.replace(LOOP, steps=3, batch_size=3)
-    )
+    config = MagicPointConfig(size=(32, 40), num_validation=1, loop=dataclasses.replace(LOOP, steps=3, batch_size=3))
     whole, parts = Run(tmp_path / "whole"), Run(tmp_path / "parts")
     train(MagicPoint(config), config.loop, whole, on_progress=quiet)
     with pytest.raises(Interrupted):

@@ -61,9 +61,7 @@ def test_interrupted_labelling_goes_on(tmp_path):
     def quiet(done: int, total: int) -> None:
         pass
 
-    whole = label_photographs(
-        photographs(), tmp_path / "whole", corner_detector, "corners", CONFIG, CPU, quiet
-    )
+    whole = label_photographs(photographs(), tmp_path / "whole", corner_detector, "corners", CONFIG, CPU, quiet)
     asked = 0
 
     def failing(images: torch.Tensor) -> torch.Tensor:

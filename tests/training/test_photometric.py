@@ -46,9 +46,7 @@ def test_blur_keeps_a_flat_picture_and_the_middle_of_a_point():
     blurred = changed(config, images=point)[:, 0]
     place = torch.arange(31.0)
     for weights in (blurred.sum(1), blurred.sum(2)):
-        torch.testing.assert_close(
-            (weights * place).sum(1) / weights.sum(1), torch.full((4,), 15.0), atol=1e-3, rtol=0
-        )
+        torch.testing.assert_close((weights * place).sum(1) / weights.sum(1), torch.full((4,), 15.0), atol=1e-3, rtol=0)
 
 
 def test_compression_keeps_a_flat_picture_and_odd_sizes():

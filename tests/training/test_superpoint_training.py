@@ -103,8 +103,7 @@ def test_a_minute_of_training_learns_to_match(tmp_path):
 def test_pairs_by_the_seed_and_harder_as_training_goes_on():
     indices = torch.tensor([0, 2])
     first, second = (
-        make_pairs(photographs(), indices, PairConfig(size=(64, 64)), 1.0, generator_of(0, 5), CPU)
-        for _ in range(2)
+        make_pairs(photographs(), indices, PairConfig(size=(64, 64)), 1.0, generator_of(0, 5), CPU) for _ in range(2)
     )
     assert torch.equal(first.views1.images, second.views1.images)
     assert difficulty_at(0.0, 0.2) == pytest.approx(0.25)
@@ -130,9 +129,7 @@ def test_a_matcher_that_knows_the_truth_is_judged_perfect():
             points0 = np.random.default_rng(0).uniform(0, 63, (50, 2)).astype(np.float32)
             points1 = pair.H_1_from_0(points0).astype(np.float32)
             ones = np.ones(50, np.float32)
-            return Matches(
-                points0=points0, points1=points1, scores=ones, size0=(64, 64), size1=(64, 64), method="o"
-            )
+            return Matches(points0=points0, points1=points1, scores=ones, size0=(64, 64), size1=(64, 64), method="o")
 
     figures = judge(Oracle(), pairs)
     assert figures["MMA_1"] == figures["MMA_3"] == 1

@@ -46,9 +46,7 @@ def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 
 _settings = _options(
     click.option("--config", "file", type=click.Path(path_type=Path, exists=True), help="JSON of settings."),
-    click.option(
-        "--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Such as loop.steps=5000."
-    ),
+    click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Such as loop.steps=5000."),
     click.option("--threads", type=int, default=None, help="CPU threads; torch's own choice if not given."),
 )
 _run = _options(
@@ -192,9 +190,7 @@ def superpoint(
 
 @train.command()
 @click.argument("data", type=_DATA)
-@click.option(
-    "--out", "folder", type=_FOLDER, required=True, help="Receives magicpoint/, labels/, superpoint/."
-)
+@click.option("--out", "folder", type=_FOLDER, required=True, help="Receives magicpoint/, labels/, superpoint/.")
 @click.option(
     "--corners",
     is_flag=True,

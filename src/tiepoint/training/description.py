@@ -100,9 +100,7 @@ def sparse_hinge(
     """
     count = points0.shape[1]
     positive = (positive_margin - (descriptors0 * descriptors1).sum(-1)).clamp(min=0)
-    others = torch.randint(count, (len(points0), count, num_negatives), generator=generator).to(
-        points0.device
-    )
+    others = torch.randint(count, (len(points0), count, num_negatives), generator=generator).to(points0.device)
     rows = torch.arange(len(points0), device=points0.device)[:, None, None]
     cosine = torch.einsum("bnd,bnkd->bnk", descriptors0, descriptors1[rows, others])
     apart = (points1[rows, others] - points1[:, :, None]).norm(dim=-1) >= clear_px
@@ -121,9 +119,7 @@ def choose_points(
     keypoints: (B, N, 2) in view 0, NaN where there is none; valid: (B, H, W) bool.
     """
     batch, height, width = valid0.shape
-    anywhere = torch.rand(batch, 2 * count, 2, generator=generator) * torch.tensor(
-        [width - 1.0, height - 1.0]
-    )
+    anywhere = torch.rand(batch, 2 * count, 2, generator=generator) * torch.tensor([width - 1.0, height - 1.0])
     points0 = torch.cat([keypoints, anywhere.to(keypoints.device)], 1)
     points1 = transform_points(H_1_from_0, points0)
     kept = _reached(points0, valid0) & _reached(points1, valid1)

@@ -145,9 +145,7 @@ def adapted(picture: Tensor, detector: Detector, config: LabelConfig, index: int
     middle = torch.full((config.views, 2), (side - 1) / 2)
     matrices = sample_homographies(config.warp, middle, side, (side, side), generator)
     matrices[0] = torch.eye(3)
-    views = render(
-        picture.expand(config.views, -1, -1, -1), matrices, (side, side), torch.full((config.views,), 0.5)
-    )
+    views = render(picture.expand(config.views, -1, -1, -1), matrices, (side, side), torch.full((config.views,), 0.5))
     seen = _eroded(views.valid, config.erosion_px)
     found = detector(views.images) * seen
     back = torch.linalg.inv(matrices).to(picture.device)
@@ -175,9 +173,7 @@ def network_detector(network: SuperPoint) -> Detector:
         chunks = []
         for chunk in torch.split(images, 16):
             with torch.autocast(images.device.type, torch.bfloat16):
-                logits = network.detector(
-                    network.encoded(chunk.contiguous(memory_format=torch.channels_last))
-                )
+                logits = network.detector(network.encoded(chunk.contiguous(memory_format=torch.channels_last)))
             chunks.append(keypoint_probability(logits.float()))
         return torch.cat(chunks)
 

@@ -51,9 +51,7 @@ class Photographs:
 
     def subset(self, rows: slice) -> Photographs:
         """Some of them; still memory-mapped, under the same fingerprint with the rows noted."""
-        return Photographs(
-            self.names[rows], self.pixels[rows], f"{self.fingerprint}[{rows.start}:{rows.stop}]"
-        )
+        return Photographs(self.names[rows], self.pixels[rows], f"{self.fingerprint}[{rows.start}:{rows.stop}]")
 
 
 def open_photographs(folder: Path, store: Path, config: StoreConfig) -> Photographs:
@@ -69,9 +67,7 @@ def open_photographs(folder: Path, store: Path, config: StoreConfig) -> Photogra
         _decode(folder, files, config, manifest, pixels)
     names = json.loads(manifest.read_text())["names"]
     if not names:
-        raise ValueError(
-            f"{folder}: expected photographs ({', '.join(sorted(SUFFIXES))}), found none readable"
-        )
+        raise ValueError(f"{folder}: expected photographs ({', '.join(sorted(SUFFIXES))}), found none readable")
     return Photographs(names, np.load(pixels, mmap_mode="r")[: len(names)], fingerprint)
 
 
@@ -82,9 +78,7 @@ def squared(image: Image, config: StoreConfig) -> NDArray[np.uint8]:
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = view[top : top + side, left : left + side]
     shrinks = side > config.side_px
-    resized = cv2.resize(
-        square, (config.side_px,) * 2, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    )
+    resized = cv2.resize(square, (config.side_px,) * 2, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
     return np.asarray(resized.reshape(config.side_px, config.side_px, -1), np.uint8)
 
 

@@ -53,9 +53,7 @@ def disturbed(images: Tensor, config: PhotometricConfig, generator: Generator) -
         images = images.clamp(1e-4, 1) ** draw.factor(1 + config.gamma)
     if config.contrast or config.brightness:
         middle = images.mean((1, 2, 3), keepdim=True)
-        images = (
-            (images - middle) * draw.factor(1 + config.contrast) + middle + draw.within(config.brightness)
-        )
+        images = (images - middle) * draw.factor(1 + config.contrast) + middle + draw.within(config.brightness)
     if config.blur_px or config.motion_px:
         images = _blurred(images, config, draw)
     if config.noise:
@@ -133,11 +131,7 @@ def _blurred(images: Tensor, config: PhotometricConfig, draw: _Draw) -> Tensor:
     kernels = _convolved(gaussian / gaussian.sum((1, 2), keepdim=True), line / line.sum((1, 2), keepdim=True))
     batch, channels, height, width = images.shape
     stacked = F.pad(images, (reach,) * 4, mode="replicate").transpose(0, 1)  # a picture is a group
-    return (
-        F.conv2d(stacked, kernels[:, None], groups=batch)
-        .transpose(0, 1)
-        .reshape(batch, channels, height, width)
-    )
+    return F.conv2d(stacked, kernels[:, None], groups=batch).transpose(0, 1).reshape(batch, channels, height, width)
 
 
 def _convolved(kernels: Tensor, others: Tensor) -> Tensor:

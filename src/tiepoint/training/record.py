@@ -123,9 +123,7 @@ class Record:
         done = row["step"] - self.first_step
         per_second = done / max(self.told_at - self.started, 1e-9)
         left = (self.steps - row["step"]) / max(per_second, 1e-9)
-        parts = ", ".join(
-            f"{name} {value:.4f}" for name, value in row.items() if name not in ("step", "rate")
-        )
+        parts = ", ".join(f"{name} {value:.4f}" for name, value in row.items() if name not in ("step", "rate"))
         self._say(
             f"step {row['step']:.0f}/{self.steps}: {parts}; rate {row['rate']:.2e}, {per_second:.2f} steps/s, "
             f"{_span(left)} left"

@@ -49,9 +49,7 @@ class _Canvas:
     def short(self) -> int:
         return min(self.height, self.width)
 
-    def uniform(
-        self, low: float, high: float, size: int | tuple[int, ...] | None = None
-    ) -> NDArray[np.float64]:
+    def uniform(self, low: float, high: float, size: int | tuple[int, ...] | None = None) -> NDArray[np.float64]:
         return np.asarray(self.rng.uniform(low, high, size))
 
     def anywhere(self, count: int) -> Points:
@@ -159,9 +157,7 @@ def star(canvas: _Canvas) -> Points:
     arms = int(canvas.rng.integers(3, 6))
     radius = float(canvas.uniform(0.2, 0.6)) * canvas.short
     centre = canvas.uniform(0.3, 0.7, 2) * (canvas.width, canvas.height)
-    angles = 2 * np.pi * (np.arange(arms) + canvas.uniform(-0.3, 0.3, arms)) / arms + canvas.uniform(
-        0, 2 * np.pi
-    )
+    angles = 2 * np.pi * (np.arange(arms) + canvas.uniform(-0.3, 0.3, arms)) / arms + canvas.uniform(0, 2 * np.pi)
     lengths = radius * np.maximum(canvas.uniform(0.3, 1, arms), 0.5)
     tips = centre + lengths[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
     grey, thickness = canvas.other_than(canvas.grey_around(centre[None])), canvas.stroke()
@@ -220,8 +216,7 @@ def noise(canvas: _Canvas) -> Points:
 
 
 SHAPES: dict[str, Callable[[_Canvas], Points]] = {
-    shape.__name__: shape
-    for shape in (lines, polygon, polygons, ellipses, star, checkerboard, stripes, cube, noise)
+    shape.__name__: shape for shape in (lines, polygon, polygons, ellipses, star, checkerboard, stripes, cube, noise)
 }
 
 

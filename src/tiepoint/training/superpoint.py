@@ -61,9 +61,7 @@ class SparseHingeConfig:
 
 DescriptorLoss = InfoNCEConfig | HingeConfig | SparseHingeConfig
 
-LOSSES: dict[str, DescriptorLoss] = {
-    loss.kind: loss for loss in (InfoNCEConfig(), HingeConfig(), SparseHingeConfig())
-}
+LOSSES: dict[str, DescriptorLoss] = {loss.kind: loss for loss in (InfoNCEConfig(), HingeConfig(), SparseHingeConfig())}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +130,7 @@ class SuperPointTraining(Task):
                 map0, map1, H_1_from_0, whole_cells(valid0), whole_cells(valid1),
                 positive_weight=chosen.positive_weight,
             )  # fmt: skip
-        points0, points1, kept = choose_points(
-            keypoints0, H_1_from_0, valid0, valid1, chosen.num_points, generator
-        )
+        points0, points1, kept = choose_points(keypoints0, H_1_from_0, valid0, valid1, chosen.num_points, generator)
         descriptors0, descriptors1 = sample_batch(map0, points0), sample_batch(map1, points1)
         points0, points1 = points0.nan_to_num(-1e4), points1.nan_to_num(-1e4)
         if isinstance(chosen, SparseHingeConfig):

@@ -60,9 +60,7 @@ def judge(matcher: Matcher[Any], pairs: list[HeldOutPair]) -> dict[str, float]:
         correct.append(float((errors <= _CORRECT_PX).sum()))
         estimate = fit(matches, "homography", threshold_px=_CORRECT_PX)
         errors = (
-            corner_errors(estimate.model, pair.H_1_from_0, pair.image0.size)
-            if estimate.model
-            else np.array(np.inf)
+            corner_errors(estimate.model, pair.H_1_from_0, pair.image0.size) if estimate.model else np.array(np.inf)
         )
         corner.append(float(errors.mean()))
     mma_1, mma_3 = np.mean(accuracy, axis=0).tolist()

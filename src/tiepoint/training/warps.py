@@ -96,9 +96,7 @@ def transform_points(H_target_from_source: Tensor, points: Tensor) -> Tensor:
 
 def pixel_grid(size: tuple[int, int], device: torch.device) -> Tensor:
     """(H * W, 2) float32 (x, y) of every pixel, row by row."""
-    y, x = torch.meshgrid(
-        torch.arange(size[0], device=device), torch.arange(size[1], device=device), indexing="ij"
-    )
+    y, x = torch.meshgrid(torch.arange(size[0], device=device), torch.arange(size[1], device=device), indexing="ij")
     return torch.stack([x, y], -1).reshape(-1, 2).float()
 
 
@@ -134,9 +132,7 @@ def render(pictures: Tensor, H_source_from_view: Tensor, size: tuple[int, int], 
         coarse = F.avg_pool2d(pictures[rows], 2**level) if level else pictures[rows]
         scaled = (points[rows] + 0.5) / 2**level
         grid = 2 * scaled / torch.tensor([coarse.shape[3], coarse.shape[2]], device=device) - 1
-        images[rows] = F.grid_sample(
-            coarse, grid.nan_to_num(-2.0), padding_mode="border", align_corners=False
-        )
+        images[rows] = F.grid_sample(coarse, grid.nan_to_num(-2.0), padding_mode="border", align_corners=False)
     level_of_fill = fill.to(device)[:, None, None, None]
     return Views(torch.where(valid[:, None], images, level_of_fill), valid)
 
