@@ -90,7 +90,7 @@ def _add_legend(figure: Figure) -> None:
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(str(label), handle)
-    columns = max(1, min(len(handles), 4))
+    columns = max(1, min(len(handles), 2 if len(figure.axes) == 1 else 4))  # or a single chart's is cut off
     figure.legend(
         list(handles.values()),
         list(handles),
