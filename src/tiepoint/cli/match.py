@@ -39,14 +39,7 @@ def match(
     image0: Path,
     image1: Path,
     method: str,
-    weights: str | None,
-    max_size: int | None,
-    max_keypoints: int | None,
-    device: str,
-    precision: Any,
-    commercial_only: bool,
-    search: Any,
-    four_way: bool,
+    options: MatcherOptions,
     model: Any,
     threshold: float | None,
     seed: int,
@@ -59,16 +52,6 @@ def match(
     Coordinates are pixels (x, y) of the full-size upright images, pixel centres at integers; matrices map
     image 0 to image 1. Ends with 0 when a model was found, 2 when not, 1 for bad input.
     """
-    options = MatcherOptions(
-        max_size_px=max_size,
-        max_num_keypoints=max_keypoints,
-        weights=weights,
-        device=device,
-        precision=precision,
-        four_way=four_way,
-        commercial_only=commercial_only,
-        search=search,
-    )
     try:
         found = matcher(method, options)
         pictures = [read_image(path) for path in (image0, image1)]

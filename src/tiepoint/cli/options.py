@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+from tiepoint.matchers import MatcherOptions
+from tiepoint.matchers.base import Precision, Search
 
 
-def method_options(*, default: str) -> Callable[[Command], Command]:
-    """--method and what a matcher can be told."""
+def method_options(*, default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """--method, and what a matcher can be told, which the command gets as one `options`."""
     also = "; auto: SIFT, and more only where it is refused" if default == "auto" else ""
     options = (
         click.option("--method", default=default, show_default=True, help=f"See `tiepoint methods`{also}."),
@@ -43,9 +45,34 @@ def method_options(*, default: str) -> Callable[[Command], Command]:
         ),
     )
 
-    def add(command: Command) -> Command:
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(
+            *,
+            weights: str | None,
+            max_size: int | None,
+            max_keypoints: int | None,
+            device: str,
+            precision: Precision,
+            commercial_only: bool,
+            search: Search,
+            four_way: bool,
+            **others: Any,
+        ) -> None:
+            matching = MatcherOptions(
+                max_size_px=max_size,
+                max_num_keypoints=max_keypoints,
+                weights=weights,
+                device=device,
+                precision=precision,
+                four_way=four_way,
+                commercial_only=commercial_only,
+                search=search,
+            )
+            command(options=matching, **others)
+
         for option in reversed(options):
-            command = option(command)
-        return command
+            run = option(run)
+        return run
 
     return add

@@ -14,6 +14,8 @@ from tiepoint.geometry import Features, Matches
 from tiepoint.images import Image
 
 Encoding = TypeVar("Encoding")
+Precision = Literal["fp32", "bf16", "fp16"]
+Search = Literal["exact", "flann"]
 
 
 class Matcher(ABC, Generic[Encoding]):
@@ -119,7 +121,7 @@ class MatcherOptions:
     max_num_keypoints: int | None = None
     weights: str | None = None
     device: str = "cpu"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     four_way: bool = False
     commercial_only: bool = False
-    search: Literal["exact", "flann"] = "exact"
+    search: Search = "exact"
