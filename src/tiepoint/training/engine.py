@@ -222,7 +222,7 @@ def _validate(task: Task, state: _State, record: Record, run: Run, device: torch
             figures = task.validate(network, device, run.folder / f"samples-{state.step:07d}")
         record.add_validation(state.step, figures)
         best = state.best.get(task.judged_by, -math.inf)
-        if figures[task.judged_by] > best:
+        if figures[task.judged_by] >= best:  # of equals the later, as when nothing is right yet
             state.best = {"step": float(state.step), **figures}
             run.save_best(network, state.best)
 
