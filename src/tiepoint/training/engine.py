@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from tiepoint.networks.devices import device_and_dtype
+from tiepoint.networks.devices import computes_in_bf16, device_and_dtype
 from tiepoint.training import parallel
 from tiepoint.training.average import MovingAverage
 from tiepoint.training.record import Record, Run
@@ -35,6 +35,7 @@ class LoopConfig:
     weight_decay: AdamW's, on weights; biases and normalisations are left free.
     clip_norm: greatest norm of the gradient.
     average_decay: of the moving average of the weights, which is what is validated and exported.
+    precision: of the forward pass; auto: bf16 where the device has instructions for it, else fp32.
     validate_every: steps between validations; checkpoint_every_s: seconds between checkpoints.
     """
 
@@ -47,7 +48,7 @@ class LoopConfig:
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
     average_decay: float = 0.999
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "cpu"
     seed: int = 0
     validate_every: int = 500
@@ -121,7 +122,9 @@ def train(
     stop_after: raise Interrupted after this step, as Ctrl-C would.
     Raises Interrupted on Ctrl-C and SIGTERM, and FloatingPointError when the loss is no longer finite.
     """
-    device, dtype = device_and_dtype(parallel.local_device(config.device), config.precision)
+    device = device_and_dtype(parallel.local_device(config.device), "fp32")[0]
+    in_bf16 = config.precision == "bf16" or (config.precision == "auto" and computes_in_bf16(device))
+    dtype = torch.bfloat16 if in_bf16 else torch.float32
     task.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(
         _parameter_groups(task.network, config.weight_decay), lr=config.learning_rate, foreach=True
