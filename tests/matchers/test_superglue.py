@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 
 from tiepoint.geometry import Features  # noqa: E402
 from tiepoint.images import Image  # noqa: E402
+from tiepoint.matchers import matcher as matcher_of_name  # noqa: E402
 from tiepoint.matchers.base import MatcherOptions, SparseMatcher  # noqa: E402
 from tiepoint.matchers.orb import Orb  # noqa: E402
 from tiepoint.matchers.sift import Sift  # noqa: E402
@@ -34,6 +35,7 @@ from tiepoint.matchers.superglue_matcher import (  # noqa: E402
     build_superpoint_superglue,
     unit_descriptors,
 )
+from tiepoint.matchers.superpoint import SuperPoint, SuperPointConfig  # noqa: E402
 from tiepoint.weights import WeightsError  # noqa: E402
 
 PARITY = Path(__file__).parents[1] / "parity"
@@ -382,3 +384,17 @@ def test_builders_take_a_file(tmp_path: Path) -> None:
         run = build(MatcherOptions(weights=str(path), max_num_keypoints=50, max_size_px=200))
         assert len(run.encode(blobs(1))) <= 50
         run(blobs(1), blobs(2))
+
+
+def test_superpoint_and_superglue_of_ones_own(tmp_path: Path) -> None:
+    superpoint, superglue = tmp_path / "sp.pth", tmp_path / "sg.pth"
+    torch.save(SuperPoint(SuperPointConfig(descriptor_dim=64, normalisation="after_relu")).state_dict(), superpoint)
+    torch.save(SuperGlue(SuperGlueConfig(descriptor_dim=64)).state_dict(), superglue)
+    run = build_superpoint_superglue(MatcherOptions(weights=f"{superpoint}+{superglue}", max_size_px=200))
+    run(blobs(1), blobs(2))
+
+
+def test_a_licence_counts_for_either_of_two_weights() -> None:
+    options = MatcherOptions(weights="open-superpoint+magicleap-superglue-indoor", commercial_only=True)
+    with pytest.raises(ValueError, match="magicleap-superglue-indoor: their licence forbids"):
+        matcher_of_name("superpoint+superglue", options)

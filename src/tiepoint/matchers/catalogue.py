@@ -48,9 +48,9 @@ def matcher(name: str, options: MatcherOptions | None = None) -> Matcher[Any]:
     if method.needs_torch and find_spec("torch") is None:
         raise MethodUnavailable(f"method {name!r} needs PyTorch: pip install 'tiepoint[learned]'")
     options = options or MatcherOptions()
-    entry = WEIGHTS.get(options.weights or "")
-    if options.commercial_only and entry is not None and not entry.commercial_use:
-        raise ValueError(f"weights {entry.name}: their licence forbids commercial use: {entry.licence}")
+    for entry in (WEIGHTS.get(weights) for weights in (options.weights or "").split("+")):
+        if options.commercial_only and entry is not None and not entry.commercial_use:
+            raise ValueError(f"weights {entry.name}: their licence forbids commercial use: {entry.licence}")
     built = method.build(options)
     return FourWay(built) if options.four_way else built
 

@@ -69,7 +69,7 @@ class Attention(nn.Module):
         """Queries, keys, values, each (B, heads, N, D / heads). Channel c belongs to head c mod 4."""
         inputs = (x, source, source)
         return [
-            project(of).unflatten(1, (-1, NUM_HEADS)).permute(0, 2, 3, 1)
+            project(of).unflatten(1, (-1, NUM_HEADS)).permute(0, 2, 3, 1).contiguous()  # as fused attention asks
             for project, of in zip(self.proj, inputs, strict=True)
         ]
 

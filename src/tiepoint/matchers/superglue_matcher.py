@@ -124,22 +124,30 @@ def superglue_matcher(weights: str | Path, options: MatcherOptions) -> SuperGlue
 def build_superpoint_superglue(options: MatcherOptions) -> SparseMatcher:
     """The method `superpoint+superglue`, over the SuperPoint that its weights were trained over.
 
-    Weights that are not in `TRAINED_OVER` take this package's SuperPoint. Raises WeightsError when either's
-    weights are not on this machine, saying how to get them.
+    Weights are SuperGlue's, over the features in `TRAINED_OVER` or else this package's SuperPoint; or
+    "SUPERPOINT+SUPERGLUE", two names or files. Raises WeightsError when either's weights are not on this
+    machine, saying how to get them.
     """
-    weights = options.weights or default_weights("superpoint+superglue")
+    superpoint, weights = _superpoint_and_superglue(options.weights or default_weights("superpoint+superglue"))
     matcher = superglue_matcher(weights, options)
     trained_over = TRAINED_OVER.get(weights)
-    if trained_over is None:
-        extractor = superpoint_extractor(default_weights("superpoint"), options)
-    else:
+    if superpoint is None and trained_over is not None:
         extractor = superpoint_extractor(trained_over.weights, options, trained_over.options)
+    else:
+        extractor = superpoint_extractor(superpoint or default_weights("superpoint"), options)
     if extractor.descriptor_dim != matcher.descriptor_dim:
         raise ValueError(
             f"weights: {weights} match {matcher.descriptor_dim}-dimensional descriptors, but their SuperPoint "
             f"gives {extractor.descriptor_dim}"
         )
     return SparseMatcher("superpoint+superglue", extractor, matcher)
+
+
+def _superpoint_and_superglue(weights: str) -> tuple[str | None, str]:
+    if "+" not in weights or Path(weights).exists():
+        return None, weights
+    superpoint, superglue = weights.split("+", 1)
+    return superpoint, superglue
 
 
 def build_sift_superglue(options: MatcherOptions) -> SparseMatcher:

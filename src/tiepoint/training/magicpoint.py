@@ -52,7 +52,7 @@ class MagicPoint(Task):
         self.network.descriptor.requires_grad_(False)
         self.config = config
         generator = generator_of(config.loop.seed, -1)
-        self._held_out, self._truth = _drawings(
+        self._held_out, self._truth = drawings(
             [kind for kind in SHAPES for _ in range(config.num_validation)], config.size, generator
         )
         self._held_out_noisy = disturbed(self._held_out, config.photometric, generator)
@@ -61,7 +61,7 @@ class MagicPoint(Task):
         weights = torch.tensor([_SHAPE_WEIGHTS.get(kind, 1.0) for kind in SHAPES])
         chosen = torch.multinomial(weights, batch_size, replacement=True, generator=generator)
         kinds = [list(SHAPES)[i] for i in chosen.tolist()]
-        images, corners = _drawings(kinds, self.config.size, generator)
+        images, corners = drawings(kinds, self.config.size, generator)
         images = disturbed(images.to(device), self.config.photometric, generator)
         valid = torch.ones(images.shape[0], *images.shape[2:], dtype=torch.bool, device=device)
         labels = cell_labels(_padded(corners).to(device), self.config.size, valid, generator)
@@ -92,8 +92,8 @@ def untrained(descriptor_dim: int) -> SuperPoint:
     return network
 
 
-def _drawings(kinds: list[str], size: tuple[int, int], generator: Generator) -> tuple[Tensor, list[Tensor]]:
-    """(B, 1, H, W) pictures and for each its (N, 2) corners."""
+def drawings(kinds: list[str], size: tuple[int, int], generator: Generator) -> tuple[Tensor, list[Tensor]]:
+    """A drawing of each kind: (B, 1, H, W) pictures in [0, 1], and for each its (N, 2) corners (x, y)."""
     rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
     drawn: list[Drawing] = [draw_shape(kind, size, rng) for kind in kinds]
     images = torch.from_numpy(np.stack([drawing.pixels for drawing in drawn]))[:, None]
