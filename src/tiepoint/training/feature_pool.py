@@ -110,13 +110,16 @@ def make_pool(
 ) -> FeaturePool:
     """The pool in `folder`, made now as far as it is not there: interrupted, it goes on.
 
-    features: says what `extractor` is; a folder with a pool made otherwise is refused with ValueError.
+    features: says what `extractor` is; a folder with a pool made otherwise is refused with ValueError, and so is
+    parallax.
     """
+    if pairs.parallax.amplitude:
+        raise ValueError("pairs.parallax: expected none, for a pool's views are related by homographies")
     folder.mkdir(parents=True, exist_ok=True)
     made = {
         "photographs": photographs.fingerprint,
         "features": features,
-        "pairs": asdict(pairs),
+        "pairs": {name: value for name, value in asdict(pairs).items() if name != "parallax"},
         "pool": asdict(config),
     }
     described = json.dumps(made, indent=2)

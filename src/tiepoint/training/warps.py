@@ -115,14 +115,20 @@ class Views:
 
 
 def render(pictures: Tensor, H_source_from_view: Tensor, size: tuple[int, int], fill: Tensor) -> Views:
-    """Views of (B, C, S, S) pictures, bilinear, from a picture halved as often as a view shrinks it.
+    """Views of `size` (height, width) under matrices (B, 3, 3), as `render_at` makes them."""
+    matrices = H_source_from_view.to(pictures.device)
+    points = transform_points(matrices, pixel_grid(size, pictures.device).expand(len(pictures), -1, -1))
+    return render_at(pictures, points.reshape(len(pictures), *size, 2), fill)
 
+
+def render_at(pictures: Tensor, points: Tensor, fill: Tensor) -> Views:
+    """Views of (B, C, S, S) pictures that show at each pixel the picture's point (B, H, W, 2), NaN for none.
+
+    Bilinear, from a picture halved as often as a view shrinks it.
     fill: (B,) grey level where the picture does not reach.
     """
     device = pictures.device
-    matrices = H_source_from_view.to(device)
-    points = transform_points(matrices, pixel_grid(size, device).expand(len(pictures), -1, -1))
-    points = points.reshape(len(pictures), *size, 2)
+    size = (points.shape[1], points.shape[2])
     valid = inside(points, (pictures.shape[2], pictures.shape[3]))
     levels = _shrinkage(points).log2().round().clamp(0, 4).int()
     images = torch.empty(len(pictures), pictures.shape[1], *size, device=device)
