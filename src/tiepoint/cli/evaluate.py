@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from tiepoint.cli.options import matcher_options
 
 if TYPE_CHECKING:
     from tiepoint.evaluation.pairs import ImagePair
     from tiepoint.evaluation.run import Protocol
-
-Command = TypeVar("Command", bound=Callable[..., Any])
+    from tiepoint.matchers import MatcherOptions
 
 DATA = click.Path(exists=True, path_type=Path)
 
@@ -26,17 +27,14 @@ def evaluate() -> None:
     """
 
 
-def common_options(command: Command) -> Command:
+def common_options(command: Callable[..., None]) -> Callable[..., None]:
     """What every protocol takes."""
+    command = matcher_options(command)
     options = [
         click.option("--method", "methods", multiple=True, help="A method; may be given several times."),
         click.option("--self-check", is_flag=True, help="True correspondences too, exact and with 1 px of noise."),
         click.option("--subset", type=click.IntRange(1), help="A quick look at that many of each part of the data."),
         click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the results."),
-        click.option("--max-size", type=click.IntRange(1), help="Long side of the image methods work on, px."),
-        click.option("--max-keypoints", type=click.IntRange(1), help="Keypoints per image, samples if dense."),
-        click.option("--weights", help="A name of the weights catalogue, or a file."),
-        click.option("--device", default="cpu", show_default=True, help="For learned methods: cpu, cuda, cuda:1."),
         click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes."),
         click.option("--seed", type=int, default=0, show_default=True, help="Of all random choices."),
     ]
@@ -164,20 +162,13 @@ def registration(data: Path, unrelated: int, subset: int | None, seed: int, **co
     """
     from tiepoint.evaluation.registration import RegistrationTrust
     from tiepoint.evaluation.registration_pairs import registration_pairs
-    from tiepoint.matchers import MatcherOptions
 
     if common["self_check"]:
         raise click.UsageError("--self-check: true correspondences cannot be registered; name a --method")
     common["methods"] = common["methods"] or ("sift",)
     with usage_errors():
         pairs = registration_pairs(data, unrelated=unrelated, subset=subset, seed=seed)
-    options = MatcherOptions(
-        max_size_px=common["max_size"],
-        max_num_keypoints=common["max_keypoints"],
-        weights=common["weights"],
-        device=common["device"],
-    )
-    protocol = RegistrationTrust(seed=seed, options=options)
+    protocol = RegistrationTrust(seed=seed, options=common["options"])
     run(protocol, pairs, data, {"subset": subset, "unrelated": unrelated}, **common)
 
 
@@ -200,15 +191,12 @@ def run(
     methods: Sequence[str],
     self_check: bool,
     out: Path | None,
-    max_size: int | None,
-    max_keypoints: int | None,
-    weights: str | None,
-    device: str,
+    options: MatcherOptions,
     workers: int,
 ) -> None:
     """Evaluate, print the tables, write the files, draw the curves."""
     from tiepoint.evaluation.session import contestants, run_session
-    from tiepoint.matchers import METHODS, MatcherOptions, MethodUnavailable
+    from tiepoint.matchers import METHODS, MethodUnavailable
     from tiepoint.plot.curves import save_charts
 
     if not methods and not self_check:
@@ -217,7 +205,6 @@ def run(
         if name not in METHODS:
             raise click.UsageError(f"unknown method {name!r}; there are: {', '.join(METHODS)}")
     folder = out or Path("evaluation") / type(protocol).__name__.lower()
-    options = MatcherOptions(max_size_px=max_size, max_num_keypoints=max_keypoints, weights=weights, device=device)
     try:
         report = run_session(
             protocol,

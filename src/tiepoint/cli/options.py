@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from tiepoint.matchers import MatcherOptions
-from tiepoint.matchers.base import Precision, Search
+if TYPE_CHECKING:
+    from tiepoint.matchers.base import Precision, Search
 
 
 def method_options(*, default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """--method, and what a matcher can be told, which the command gets as one `options`."""
     also = "; auto: SIFT, and more only where it is refused" if default == "auto" else ""
+    method = click.option("--method", default=default, show_default=True, help=f"See `tiepoint methods`{also}.")
+    return lambda command: method(matcher_options(command))
+
+
+def matcher_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What a matcher can be told, which the command gets as one `options`."""
     options = (
-        click.option("--method", default=default, show_default=True, help=f"See `tiepoint methods`{also}."),
         click.option("--weights", help="Weights by name or file; see `tiepoint weights list`."),
         click.option(
             "--max-size", type=click.IntRange(16), help="Long side, in pixels, of the image a method works on."
@@ -45,34 +50,33 @@ def method_options(*, default: str) -> Callable[[Callable[..., None]], Callable[
         ),
     )
 
-    def add(command: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(command)
-        def run(
-            *,
-            weights: str | None,
-            max_size: int | None,
-            max_keypoints: int | None,
-            device: str,
-            precision: Precision,
-            commercial_only: bool,
-            search: Search,
-            four_way: bool,
-            **others: Any,
-        ) -> None:
-            matching = MatcherOptions(
-                max_size_px=max_size,
-                max_num_keypoints=max_keypoints,
-                weights=weights,
-                device=device,
-                precision=precision,
-                four_way=four_way,
-                commercial_only=commercial_only,
-                search=search,
-            )
-            command(options=matching, **others)
+    @functools.wraps(command)
+    def run(
+        *,
+        weights: str | None,
+        max_size: int | None,
+        max_keypoints: int | None,
+        device: str,
+        precision: Precision,
+        commercial_only: bool,
+        search: Search,
+        four_way: bool,
+        **others: Any,
+    ) -> None:
+        from tiepoint.matchers import MatcherOptions
 
-        for option in reversed(options):
-            run = option(run)
-        return run
+        matching = MatcherOptions(
+            max_size_px=max_size,
+            max_num_keypoints=max_keypoints,
+            weights=weights,
+            device=device,
+            precision=precision,
+            four_way=four_way,
+            commercial_only=commercial_only,
+            search=search,
+        )
+        command(options=matching, **others)
 
-    return add
+    for option in reversed(options):
+        run = option(run)
+    return run

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tiepoint.cli.evaluate import usage_errors
+from tiepoint.cli.options import method_options
+
+if TYPE_CHECKING:
+    from tiepoint.matchers import MatcherOptions
 
 
 @click.group()
@@ -16,15 +21,11 @@ def submit() -> None:
 
 @submit.command()
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--method", default="sift", show_default=True, help="A method of the catalogue.")
+@method_options(default="sift")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("submission.csv"),
               show_default=True, help="The file; matrices are kept in <out>.pairs meanwhile.")  # fmt: skip
 @click.option("--threshold-px", type=click.FloatRange(0, min_open=True), default=0.2, show_default=True,
               help="Of MAGSAC, in pixels of the original images.")  # fmt: skip
-@click.option("--max-size", type=click.IntRange(1), help="Long side of the image the method works on, px.")
-@click.option("--max-keypoints", type=click.IntRange(1), help="Keypoints per image, samples if dense.")
-@click.option("--weights", help="A name of the weights catalogue, or a file.")
-@click.option("--device", default="cpu", show_default=True, help="For learned methods: cpu, cuda, cuda:1.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the estimator's sampling.")
 def imc2022(
@@ -32,10 +33,7 @@ def imc2022(
     method: str,
     out: Path,
     threshold_px: float,
-    max_size: int | None,
-    max_keypoints: int | None,
-    weights: str | None,
-    device: str,
+    options: MatcherOptions,
     workers: int,
     seed: int,
 ) -> None:
@@ -47,9 +45,7 @@ def imc2022(
     from tiepoint.evaluation.session import contestants, run_methods
     from tiepoint.evaluation.submission import Submission, sample_pairs, submission_csv
     from tiepoint.images import write_atomically
-    from tiepoint.matchers import MatcherOptions
 
-    options = MatcherOptions(max_size_px=max_size, max_num_keypoints=max_keypoints, weights=weights, device=device)
     with usage_errors():
         pairs = sample_pairs(data)
         results = run_methods(
