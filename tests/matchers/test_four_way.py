@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import pytest
 
@@ -91,3 +92,24 @@ def test_nothing_matches_a_blank_image(image: Image) -> None:
     matches = FourWay(sift)(image, blank)
     assert len(matches) == 0
     assert matches.size1 == (9, 1)
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_voter_spares_the_turns_it_speaks_against(turns: int) -> None:
+    rng = np.random.default_rng(1)
+    picture = cv2.resize(rng.integers(0, 256, (12, 16), np.uint8), (320, 240), interpolation=cv2.INTER_CUBIC)
+    inner, sift = ByPatch(), SparseMatcher("sift", Sift(), NearestNeighbours())
+    turned = Image(np.rot90(picture, -turns).copy())
+    matches = FourWay(inner, sift)(Image(picture), turned)
+    assert inner.encoded == [(320, 240), (320, 240)]  # image 1 turned back is as wide as image 0
+    x1, y1 = matches.points1.astype(int).T
+    assert len(matches) > 5
+    assert np.array_equal(
+        turned.pixels[y1, x1], picture[matches.points0[:, 1].astype(int), matches.points0[:, 0].astype(int)]
+    )
+
+
+def test_without_a_clear_vote_all_turns_are_tried(image: Image) -> None:
+    inner = ByPatch()
+    FourWay(inner, SparseMatcher("sift", Sift(), NearestNeighbours()))(image, Image(np.zeros((9, 9), np.uint8)))
+    assert len(inner.encoded) == 5

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from tiepoint.images import Image
 from tiepoint.matchers import Matcher, MatcherOptions, NearestNeighbours, Sift, SparseMatcher, matcher
+from tiepoint.matchers.catalogue import sift_extractor
+from tiepoint.matchers.four_way import FourWay
 from tiepoint.registration.register import Registrar, Registration, RegistrationConfig
 from tiepoint.weights import WeightsError, default_weights
 
@@ -27,7 +29,7 @@ class Step:
 def auto_steps(options: MatcherOptions) -> list[Step]:
     """SIFT; SIFT with weak keypoints too; then each learned method whose weights are on this machine.
 
-    Learned methods that do not turn try four quarter turns, as SIFT holds to any rotation.
+    Learned methods are made to turn, as SIFT holds to any rotation.
     """
     steps = [
         Step("sift", lambda: matcher("sift", options)),
@@ -35,9 +37,14 @@ def auto_steps(options: MatcherOptions) -> list[Step]:
     ]
     if find_spec("torch") is not None:
         learned = [name for name in ("superpoint+superglue", "sift+superglue") if _has_weights(name)]
-        turning = replace(options, four_way=True, weights=None, max_num_keypoints=None)
-        steps += [Step(name, lambda name=name: matcher(name, turning)) for name in learned]  # type: ignore[misc]
+        steps += [Step(name, lambda name=name: _turning(name, options)) for name in learned]  # type: ignore[misc]
     return steps
+
+
+def _turning(method: str, options: MatcherOptions) -> Matcher[Any]:
+    """A learned method on image 1 turned as SIFT's orientations say, or four ways where they do not agree."""
+    upright = replace(options, four_way=False, weights=None, max_num_keypoints=None)
+    return FourWay(matcher(method, upright), SparseMatcher("sift", sift_extractor(options), NearestNeighbours()))
 
 
 def _searching_sift(options: MatcherOptions) -> Matcher[Any]:
