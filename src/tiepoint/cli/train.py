@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tiepoint.cli.train_loftr import loftr
 from tiepoint.cli.train_superglue import superglue, train_superglue
 from tiepoint.cli.training import (
     DATA_FOLDER,
@@ -39,11 +40,14 @@ def train() -> None:
 
     For SuperGlue: `train superglue`, over the features of any detector. `train chain` does all of these in order.
 
+    For LoFTR: `train loftr`, from the photographs alone.
+
     A training can be stopped with Ctrl-C at any time and goes on with --resume as if it had not been.
     """
 
 
 train.add_command(superglue)
+train.add_command(loftr)
 
 
 @train.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,18 +133,11 @@ def build_loftr(options: MatcherOptions) -> Loftr:
     Raises WeightsError when the weights cannot be had.
     """
     device, dtype = device_and_dtype(options.device, options.precision)
-    source = options.weights if options.weights is not None else default_weights("loftr")
-    state = {name.removeprefix("matcher."): tensor for name, tensor in load_weights(source).items()}
-    try:
-        config = settings_of(source, state)
-    except ValueError as error:
-        raise WeightsError(f"{source}: {error}") from error
-    network = LoftrNetwork(config)
-    load_strictly(network, state, source)
+    network = load_loftr(options.weights if options.weights is not None else default_weights("loftr"))
     return Loftr(
-        network.eval(),
+        network,
         LoftrOptions(
-            max_size_px=config.max_size_px if options.max_size_px is None else options.max_size_px,
+            max_size_px=network.config.max_size_px if options.max_size_px is None else options.max_size_px,
             max_num_matches=options.max_num_keypoints,
         ),
         device=device,
@@ -151,15 +145,43 @@ def build_loftr(options: MatcherOptions) -> Loftr:
     )
 
 
+def load_loftr(source: str) -> LoftrNetwork:
+    """The network with named weights or a file of them, set up as `settings_of` says, in evaluation mode.
+
+    Raises WeightsError when the weights cannot be had or are not LoFTR's.
+    """
+    state = {name.removeprefix("matcher."): tensor for name, tensor in load_weights(source).items()}
+    try:
+        config = settings_of(source, state)
+    except ValueError as error:
+        raise WeightsError(f"{source}: {error}") from error
+    network = LoftrNetwork(config)
+    load_strictly(network, state, source)
+    return network.eval()
+
+
 def settings_of(source: str, state: Mapping[str, Tensor]) -> LoftrConfig:
     """How the network is set up for weights.
 
     Named weights, and files called as they are published, have their settings in `networks.loftr.CONFIGS`. Any
-    other file is taken for one that this project's training has made.
+    other file is taken for one that this project's training has made: its card, the .json beside it, has them; the
+    tensors tell them where it is lost, all but what differs from our own kind in the fields that have no tensor.
     """
     by_file = {entry.file_name: entry.name for entry in WEIGHTS.values() if entry.method == "loftr"}
     name = source if source in WEIGHTS else by_file.get(Path(source).name)
-    return CONFIGS[name] if name in CONFIGS else config_of(state)
+    if name in CONFIGS:
+        return CONFIGS[name]
+    return _settings_on_card(Path(source).with_suffix(".json")) or config_of(state)
+
+
+def _settings_on_card(card: Path) -> LoftrConfig | None:
+    """`config.network` of what `tiepoint weights export` writes for a run of LoFTR; None if this is no such card."""
+    try:
+        described = json.loads(card.read_text(encoding="utf-8"))
+        settings = described["config"]["network"]
+        return LoftrConfig(**{**settings, "widths": tuple(settings["widths"])})
+    except (OSError, ValueError, TypeError, LookupError):
+        return None
 
 
 def _whole_cells(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -18,7 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tiepoint.networks.linear_transformer import LinearTransformer
-from tiepoint.networks.mutual_matching import dual_softmax, optimal_transport
+from tiepoint.networks.mutual_matching import (
+    dual_softmax,
+    log_dual_softmax,
+    log_optimal_transport,
+    optimal_transport,
+)
 from tiepoint.networks.resnet_fpn import FeatureMaps, ResNetFPN
 
 CELL = 8  # pixels to a side of a coarse cell
@@ -160,14 +165,27 @@ class LoftrNetwork(nn.Module):
         self, tokens0: Tensor, tokens1: Tensor, valid0: Tensor | None = None, valid1: Tensor | None = None
     ) -> Tensor:
         """P: (B, N, M); by optimal transport (B, N + 1, M + 1), whose last row and column are the dustbins."""
+        scores = self._scores(tokens0, tokens1, valid0, valid1)
+        if self.config.matching == "dual_softmax":
+            return dual_softmax(scores)
+        return optimal_transport(scores, self.coarse_matching.bin_score, self.config.num_sinkhorn_iterations)
+
+    def log_coarse_confidence(
+        self, tokens0: Tensor, tokens1: Tensor, valid0: Tensor | None = None, valid1: Tensor | None = None
+    ) -> Tensor:
+        """log P, exact and with a gradient where P is next to nothing, as it is everywhere before training."""
+        scores = self._scores(tokens0, tokens1, valid0, valid1)
+        if self.config.matching == "dual_softmax":
+            return log_dual_softmax(scores)
+        return log_optimal_transport(scores, self.coarse_matching.bin_score, self.config.num_sinkhorn_iterations)
+
+    def _scores(self, tokens0: Tensor, tokens1: Tensor, valid0: Tensor | None, valid1: Tensor | None) -> Tensor:
         scores = score_scale(self.config) * tokens0 @ tokens1.transpose(1, 2)
         if valid0 is not None:
             scores = scores.masked_fill(~valid0.flatten(1)[:, :, None], -1e9)
         if valid1 is not None:
             scores = scores.masked_fill(~valid1.flatten(1)[:, None, :], -1e9)
-        if self.config.matching == "dual_softmax":
-            return dual_softmax(scores)
-        return optimal_transport(scores, self.coarse_matching.bin_score, self.config.num_sinkhorn_iterations)
+        return scores
 
     def fine_windows(self, maps: FeatureMaps, tokens: Tensor, batch: Tensor, cells: Tensor) -> Tensor:
         """(K, 25, C): the fine features around cell `cells[k]` of image `batch[k]`, its token mixed in."""

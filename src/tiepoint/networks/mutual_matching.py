@@ -37,8 +37,18 @@ def dual_softmax(scores: Tensor) -> Tensor:
     return scores.softmax(dim=2) * scores.softmax(dim=1)
 
 
+def log_dual_softmax(scores: Tensor) -> Tensor:
+    """log of `dual_softmax`, which keeps a gradient where that is too small to be told from 0."""
+    return scores.log_softmax(dim=2) + scores.log_softmax(dim=1)
+
+
 def optimal_transport(scores: Tensor, bin_score: Tensor, num_iterations: int) -> Tensor:
-    """(B, N + 1, M + 1): how much of each row goes to each column; the last of both is the dustbin.
+    """exp of `log_optimal_transport`."""
+    return log_optimal_transport(scores, bin_score, num_iterations).exp()
+
+
+def log_optimal_transport(scores: Tensor, bin_score: Tensor, num_iterations: int) -> Tensor:
+    """(B, N + 1, M + 1): log of how much of each row goes to each column; the last of both is the dustbin.
 
     Real rows and columns hold a mass of 1, the dustbin of the rows M and that of the columns N. The entropic
     problem is solved by `num_iterations` of Sinkhorn's scaling in the log domain: the potentials u, v are set in
@@ -54,7 +64,7 @@ def optimal_transport(scores: Tensor, bin_score: Tensor, num_iterations: int) ->
     for _ in range(num_iterations):
         u = log_mass0[:, None] - (scores + v).logsumexp(dim=2, keepdim=True)
         v = log_mass1 - (scores + u).logsumexp(dim=1, keepdim=True)
-    return (scores + u + v).exp()
+    return scores + u + v
 
 
 # -------------------------------------------------------------------------------------------------- streamed

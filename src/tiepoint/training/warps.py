@@ -106,6 +106,15 @@ def inside(points: Tensor, size: tuple[int, int], border_px: float = 0.0) -> Ten
     return ((points >= border_px) & (points <= limit)).all(-1)
 
 
+def valid_at(valid: Tensor, points: Tensor) -> Tensor:
+    """(B, N) bool: whether (B, N, 2) points, NaN or not, round to a pixel of `valid` (B, H, W) that is set."""
+    height, width = valid.shape[1:]
+    x, y = points.nan_to_num(-1.0).clamp(-1, max(height, width)).round().long().unbind(-1)
+    within = (x >= 0) & (y >= 0) & (x < width) & (y < height)
+    index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+    return within & valid.flatten(1).gather(1, index)
+
+
 @dataclass(frozen=True, eq=False)
 class Views:
     """images: (B, C, H, W) in [0, 1]; valid: (B, H, W) bool, where the picture reaches."""
