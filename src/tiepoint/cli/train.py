@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tiepoint.cli.train_loftr import loftr
+from tiepoint.cli.train_roma import roma
 from tiepoint.cli.train_superglue import superglue, train_superglue
 from tiepoint.cli.training import (
     DATA_FOLDER,
@@ -40,12 +41,13 @@ def train() -> None:
 
     For SuperGlue: `train superglue`, over the features of any detector. `train chain` does all of these in order.
 
-    For LoFTR: `train loftr`, from the photographs alone.
+    For LoFTR: `train loftr`, from the photographs alone. So too RoMa's small form: `train roma`.
 
     A training can be stopped with Ctrl-C at any time and goes on with --resume as if it had not been.
     """
 
 
+train.add_command(roma)
 train.add_command(superglue)
 train.add_command(loftr)
 
