@@ -68,12 +68,13 @@ class SuperPointOptions:
             raise ValueError(f"threshold: expected a probability in [0, 1), got {self.threshold}")
 
 
-# A checkpoint's variant tells whose it is, and with that its preset.
+# A checkpoint's variant tells whose it is, and with that its preset; the last is that of what is trained here.
 PRESETS: dict[Normalisation, SuperPointOptions] = {
     "none": SuperPointOptions(sampler="legacy"),
     "before_relu": SuperPointOptions(threshold=0.015, subpixel=True),
-    "after_relu": SuperPointOptions(),
+    "after_relu": SuperPointOptions(threshold=0.015, subpixel=True),
 }
+_PRESETS_BY_NAME = {"open-superpoint": SuperPointOptions()}
 
 
 class SuperPointExtractor:
@@ -158,7 +159,7 @@ def superpoint_extractor(
 ) -> SuperPointExtractor:
     """The extractor of named weights or a file, with `preset` (None: theirs) and what `options` sets beyond."""
     network = load_superpoint(load_weights(weights), str(weights))
-    preset = preset or PRESETS[network.config.normalisation]
+    preset = preset or _PRESETS_BY_NAME.get(str(weights)) or PRESETS[network.config.normalisation]
     preset = replace(
         preset,
         max_size_px=options.max_size_px or preset.max_size_px,

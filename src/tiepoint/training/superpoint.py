@@ -6,7 +6,7 @@ faster than the hinge over all cells; the views turn by any angle; the network i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 from tiepoint.matchers.base import SparseMatcher
 from tiepoint.matchers.nearest import NearestNeighbours
 from tiepoint.matchers.superpoint import CELL_PX, SuperPoint, SuperPointMaps
-from tiepoint.matchers.superpoint_extractor import SuperPointExtractor, SuperPointOptions
+from tiepoint.matchers.superpoint_extractor import PRESETS, SuperPointExtractor
 from tiepoint.training.description import choose_points, hinge, info_nce, sample_batch, sparse_hinge
 from tiepoint.training.detection import cell_labels, detector_loss
 from tiepoint.training.engine import LoopConfig, Loss, Task
@@ -152,7 +152,8 @@ class SuperPointTraining(Task):
 
 def superpoint_matcher(network: SuperPoint, device: str = "cpu") -> SparseMatcher:
     """The method `superpoint` over `network`, 512 keypoints: its views are small."""
-    extractor = SuperPointExtractor(network, SuperPointOptions(max_num_keypoints=512), device=device)
+    options = replace(PRESETS[network.config.normalisation], max_num_keypoints=512)
+    extractor = SuperPointExtractor(network, options, device=device)
     return SparseMatcher("superpoint", extractor, NearestNeighbours(ratio=None))
 
 
