@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from tiepoint.cli.train import train as train_commands
 from tiepoint.cli.weights import weights
+from tiepoint.geometry import Matches
 from tiepoint.images import Image, write_image
 from tiepoint.matchers.base import MatcherOptions
 from tiepoint.matchers.loftr import build_loftr, load_loftr
@@ -22,7 +23,14 @@ from tiepoint.networks.mutual_matching import (
 )
 from tiepoint.training.engine import Interrupted, LoopConfig, generator_of, train
 from tiepoint.training.export import export_weights
-from tiepoint.training.loftr import LoftrLossConfig, LoftrTraining, LoftrTrainingConfig, start_as_correlation
+from tiepoint.training.loftr import (
+    LoftrLossConfig,
+    LoftrTraining,
+    LoftrTrainingConfig,
+    held_out_parallax,
+    mean_accuracy,
+    start_as_correlation,
+)
 from tiepoint.training.loftr_losses import (
     CellPairs,
     TrueCells,
@@ -231,6 +239,28 @@ def test_the_loss_falls():
     assert seen[-1]["fine"] < 0.7 * seen[0]["fine"]
 
 
+def test_accuracy_under_parallax():
+    pairs = held_out_parallax(photographs(), CONFIG.pairs, 3, seed=0)
+    assert held_out_parallax(photographs(), PairConfig(size=(64, 64)), 3, seed=0) == []
+
+    class Oracle:
+        """Right at half of its matches, and 5 px off at the others; it finds nothing in the last pair."""
+
+        def __init__(self):
+            self.left = list(pairs)
+
+        def __call__(self, image0, image1):
+            pair = self.left.pop(0)
+            count = 8 if self.left else 0
+            points0 = np.random.default_rng(0).uniform(20, 40, (count, 2)).astype(np.float32)
+            points1 = pair.points1_of(torch.from_numpy(points0)[None])[0].numpy()
+            points1[::2, 0] += 5
+            ones = np.ones(count, np.float32)
+            return Matches(points0=points0, points1=points1, scores=ones, size0=(64, 64), size1=(64, 64), method="o")
+
+    assert mean_accuracy(Oracle(), pairs, 3.0) == pytest.approx(1 / 3)
+
+
 def weights_of(run: Run) -> dict:
     return torch.load(run.checkpoint, weights_only=True)["network"]
 
@@ -244,8 +274,9 @@ def test_a_resumed_run_equals_one_that_was_not_interrupted(tmp_path):
     with pytest.raises(Interrupted):
         train(task(), CONFIG.loop, parts, on_progress=lambda _: None, stop_after=2)
     train(task(), CONFIG.loop, parts, resume=True, on_progress=lambda _: None)
+    resumed = weights_of(parts)
     for name, tensor in weights_of(whole).items():
-        assert torch.equal(tensor, weights_of(parts)[name]), name
+        assert torch.equal(tensor, resumed[name]), name
 
 
 def test_exported_weights_are_set_up_by_their_card_and_match(tmp_path):

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
+from tiepoint.images import Image
+from tiepoint.matchers.base import Matcher
 from tiepoint.matchers.loftr import Loftr, LoftrOptions
 from tiepoint.networks.linear_transformer import LinearTransformerLayer
 from tiepoint.networks.loftr import SMALL, LoftrConfig, LoftrNetwork
 from tiepoint.networks.resnet_fpn import FeatureMaps
-from tiepoint.training.engine import LoopConfig, Loss, Task
+from tiepoint.training.engine import LoopConfig, Loss, Task, generator_of
 from tiepoint.training.loftr_losses import (
     TrueCells,
     dense_focal,
@@ -28,7 +30,7 @@ from tiepoint.training.loftr_losses import (
     true_cells,
     true_offsets,
 )
-from tiepoint.training.pairs import PairConfig, difficulty_at, make_pairs
+from tiepoint.training.pairs import PairConfig, ViewPairs, difficulty_at, make_pairs
 from tiepoint.training.parallax import ParallaxConfig
 from tiepoint.training.photographs import Photographs
 from tiepoint.training.validation import draw_samples, held_out_pairs, judge
@@ -60,7 +62,7 @@ class LoftrTrainingConfig:
     """network: how it is built, and how the matcher reads it; with weights to fine-tune, theirs.
 
     pairs: views of one size, multiples of 8; small ones, for a step costs what its pixels do.
-    num_validation: held-out pairs, of planes.
+    num_validation: held-out pairs of planes, and as many with parallax.
     """
 
     network: LoftrConfig = SMALL
@@ -77,7 +79,7 @@ class LoftrTrainingConfig:
 
 
 class LoftrTraining(Task):
-    """Trains a LoFTR; judged by the homographies of held-out pairs."""
+    """Trains a LoFTR; judged by the homographies of held-out pairs, with the matches under parallax beside them."""
 
     judged_by = "AUC_5"
     network: LoftrNetwork
@@ -95,6 +97,7 @@ class LoftrTraining(Task):
         self.config, self.photographs = config, photographs
         planes = replace(config.pairs, parallax=ParallaxConfig())
         self.held_out = held_out_pairs(held_out, planes, config.num_validation, config.loop.seed)
+        self.with_parallax = held_out_parallax(held_out, config.pairs, config.num_validation, config.loop.seed)
 
     def loss(self, batch_size: int, progress: float, generator: Generator, device: torch.device) -> Loss:
         config, network = self.config, self.network
@@ -149,7 +152,10 @@ class LoftrTraining(Task):
         assert isinstance(network, LoftrNetwork)
         matcher = Loftr(network, LoftrOptions(max_size_px=network.config.max_size_px), device=device)
         draw_samples(matcher, self.held_out, pictures)
-        return judge(matcher, self.held_out)
+        figures = judge(matcher, self.held_out)
+        if self.with_parallax:
+            figures["MMA_3_parallax"] = mean_accuracy(matcher, self.with_parallax, 3.0)
+        return figures
 
 
 def untrained(config: LoftrConfig) -> LoftrNetwork:
@@ -176,6 +182,27 @@ def start_as_correlation(network: LoftrNetwork) -> None:
     merge = network.fine_preprocess.merge_feat
     nn.init.eye_(merge.weight)  # (C, 2 C): the window's half is the identity, the token's is zero
     nn.init.zeros_(merge.bias)
+
+
+def held_out_parallax(photographs: Photographs, config: PairConfig, count: int, seed: int) -> list[ViewPairs]:
+    """`count` pairs, each a batch of one, at full difficulty and always the same; none if `config` is of planes."""
+    if not config.parallax.amplitude:
+        return []
+    generator = generator_of(seed, -1, 1)
+    chosen = torch.linspace(0, len(photographs) - 1, count).round().long()
+    return [make_pairs(photographs, row[None], config, 1.0, generator, torch.device("cpu")) for row in chosen]
+
+
+def mean_accuracy(matcher: Matcher[Any], pairs: list[ViewPairs], threshold_px: float) -> float:
+    """Share of a pair's matches within `threshold_px` of the truth, 0 without matches; the mean over the pairs."""
+    shares = []
+    for pair in pairs:
+        image0, image1 = (Image((v.images[0, 0] * 255).round().byte().numpy()) for v in (pair.views0, pair.views1))
+        matches = matcher(image0, image1)
+        truth = pair.points1_of(torch.from_numpy(matches.points0)[None])[0]
+        right = (truth - torch.from_numpy(matches.points1)).norm(dim=1) <= threshold_px
+        shares.append(float(right.float().mean()) if len(right) else 0.0)
+    return sum(shares) / len(shares)
 
 
 def _in_float(maps: FeatureMaps) -> FeatureMaps:
