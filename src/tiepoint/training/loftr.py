@@ -2,7 +2,7 @@
 
 Where this leaves the paper: true matches come from known views rather than from depth; log P is computed as such, so
 that what the network holds for impossible still learns; and training starts where tokens are the backbone's features
-as they stand (`start_as_correlation`), which the published start takes tens of thousands of pairs to reach.
+as they stand (`start_as_correlation`), from where short trainings get further.
 """
 
 from __future__ import annotations
@@ -171,8 +171,7 @@ def start_as_correlation(network: LoftrNetwork) -> None:
 
     Every transformer layer adds norm2(message) to its tokens; at norm2 = 0 they pass, and what layers learn of one
     another grows from there. Windows pass through the mixing with their cell's token. The coarse features are made
-    so small that log P begins near even odds: at the width they are drawn in it begins at -40 on average, for no
-    reason, and a third of the loss that short trainings see goes into undoing that.
+    so small that log P begins near even odds, -11 on average; at the width they are drawn in it is -40.
     """
     network.backbone.layer3_outconv.weight *= _START_SCALE
     for transformer in (network.loftr_coarse, network.loftr_fine):
