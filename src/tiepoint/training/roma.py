@@ -28,6 +28,7 @@ from tiepoint.matchers.roma_network import (
     pixel_grid,
     resized,
 )
+from tiepoint.networks.residual_trunk import ResidualTrunk
 from tiepoint.networks.vit import Block
 from tiepoint.training.engine import LoopConfig, Loss, Task
 from tiepoint.training.pairs import PairConfig, difficulty_at, make_pairs
@@ -298,12 +299,15 @@ def untrained_roma(config: RomaConfig = ROMA_SMALL_CONFIG) -> RomaNetwork:
 def start_roma(network: RomaNetwork) -> None:
     """Begin where the Gaussian process's answer is read as it stands, in place.
 
-    The process regresses E(x) = cos(8 pi (W x + b)) of the place x in the other image. The decoder's blocks begin as
-    the identity, and its logit of anchor a as k (2 / D) <E(a), mean>, about k where E(a) agrees and 0 elsewhere; from
-    random weights a decoder needs tens of thousands of pairs to find this. Refiners: `_start_refiner`.
+    The process regresses E(x) = cos(8 pi (W x + b)) of the place x in the other image. The transformers' blocks
+    begin as the identity, and the decoder's logit of anchor a as k (2 / D) <E(a), mean>, about k where E(a) agrees
+    and 0 elsewhere: random weights would first have to find the inverse of E. Refiners: `_start_refiner`.
     """
     decoder = network.decoder
-    for block in decoder.embedding_decoder.blocks:
+    blocks = list(decoder.embedding_decoder.blocks)
+    if isinstance(network.trunk, ResidualTrunk):  # DINOv2's blocks know what they do
+        blocks += list(network.trunk.blocks)
+    for block in blocks:
         assert isinstance(block, Block)
         for layer in (block.attn.proj, block.mlp.fc2):
             nn.init.zeros_(layer.weight)

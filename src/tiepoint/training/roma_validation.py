@@ -69,7 +69,7 @@ class RomaValidation:
     def figures(self, network: RomaNetwork, device: torch.device, pictures: Path) -> dict[str, float]:
         """EPE (median, px) and PCK_t (share of pixels within t px) over pixels that both views show.
 
-        PCK_t: mean of planes and parallax, which follow by themselves. certainty_AUC: area under the ROC curve of
+        Both means of planes and parallax; EPE and PCK_3 of each follow. certainty_AUC: area under the ROC curve of
         certainty, pixels that view 1 shows too against those that it does not. unrelated: mean certainty of pairs
         of different photographs. The rest: `validation.judge` of the matcher on the planes.
         """
@@ -77,7 +77,7 @@ class RomaValidation:
         each = {kind: accuracy(result) for kind, result in results.items()}
         draw_dense(self.kinds, results, pictures)
         found = {name: float(np.mean([figures[name] for figures in each.values()])) for name in each["planes"]}
-        found |= {f"{name}_{kind}": value for kind, figures in each.items() for name, value in figures.items()}
+        found |= {f"{name}_{kind}": figures[name] for kind, figures in each.items() for name in ("EPE", "PCK_3")}
         found["certainty_AUC"] = roc_auc(
             torch.cat([result.certainty[:, ::_STRIDE, ::_STRIDE].flatten() for result in results.values()]),
             torch.cat([result.visible[:, ::_STRIDE, ::_STRIDE].flatten() for result in results.values()]),
