@@ -113,7 +113,7 @@ def window_loss(map0: Tensor, map1: Tensor, start: Tensor, truth: Truth, radius:
 
 
 def robust_loss(errors_px: Tensor, counted: Tensor, softness_px: float, exponent: float) -> Tensor:
-    """mean (r^2 + softness^2)^(exponent / 2) over the `counted` of the errors r; 0 without any (equation 9).
+    """mean (r^2 + softness^2)^(exponent / 2) over the `counted` of the errors r; 0 without any (section 3.4).
 
     Charbonnier's, generalised (Barron 2019): quadratic below the softness, like r^exponent above it.
     """
