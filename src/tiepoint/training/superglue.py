@@ -48,7 +48,7 @@ class SuperGlueTrainingConfig:
     num_iterations: int = 20
     deep_supervision: bool = False
     num_validation: int = 100
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(learning_rate=2e-4, steps=20_000))
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(learning_rate=4e-5, steps=20_000))
 
 
 class SuperGlueTraining(Task):
