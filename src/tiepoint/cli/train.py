@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tiepoint.cli.train_loftr import loftr
+from tiepoint.cli.train_relf import relf
 from tiepoint.cli.train_roma import roma
 from tiepoint.cli.train_superglue import superglue, train_superglue
 from tiepoint.cli.training import (
@@ -41,7 +42,8 @@ def train() -> None:
 
     For SuperGlue: `train superglue`, over the features of any detector. `train chain` does all of these in order.
 
-    For LoFTR: `train loftr`, from the photographs alone. So too RoMa's small form: `train roma`.
+    For LoFTR: `train loftr`, from the photographs alone. So too RoMa's small form: `train roma`,
+    and RELF: `train relf`.
 
     A training can be stopped with Ctrl-C at any time and goes on with --resume as if it had not been.
     """
@@ -50,6 +52,7 @@ def train() -> None:
 train.add_command(roma)
 train.add_command(superglue)
 train.add_command(loftr)
+train.add_command(relf)
 
 
 @train.command()

@@ -58,7 +58,7 @@ class GroupConv2d(nn.Module):
         """The plain kernel, (out channels, in channels, kernel_size, kernel_size): sum of weights times basis."""
         elements, target, source, _ = self.basis.shape
         coefficients = self.weights.view(-1, elements)
-        kernel = coefficients @ self.basis.view(elements, -1)  # (out fields * in fields, target * source * k^2)
+        kernel = coefficients @ self.basis.reshape(elements, -1)  # (out fields * in fields, target * source * k^2)
         out_fields, in_fields = self.fields
         kernel = kernel.view(out_fields, in_fields, target, source, -1).transpose(1, 2)
         k = self.kernel_size
