@@ -1,8 +1,9 @@
 """RELF on pairs of views of plain photographs (Lee, Kim, Kim, Cho, CVPR 2023), as published and corrected.
 
 Where the corrected way leaves the paper: points know their own rotation, not the whole view's; the orientation loss
-reads the histograms as they are and turns one of them once; descriptors are told from others of their own pair, both
-ways. In either way views turn by any angle, and the network sees pictures as the matcher shows them to it.
+reads the histograms as they are, turns one of them once and does not draw them flat; descriptors are told from others
+of their own pair, both ways. In either way views turn by any angle, and the network sees pictures as the matcher shows
+them to it.
 
 Rotations are in radians, counter-clockwise as displayed, y downwards; a shift of s moves fields by `roll(+s)`.
 Features at K points of B views are (B, K, F, N): F regular fields of N group elements each.
@@ -77,7 +78,7 @@ class RelfTrainingConfig:
 
     backbone: Literal["re_resnet", "e2wrn16_8R"] = "re_resnet"
     order: int = 16
-    pairs: PairConfig = field(default_factory=lambda: PairConfig(size=(128, 160)))
+    pairs: PairConfig = field(default_factory=lambda: PairConfig(size=(128, 160), easy_share=0.0))
     losses: RelfLoss = field(default_factory=CorrectedConfig)
     num_points: int = 256
     gray_share: float = 0.3
@@ -230,16 +231,19 @@ def corrected_losses(
     """Of features (B, K, F, N) of the same points in both views; shifts: (B, K) true ones of view 1.
 
     descriptor: InfoNCE both ways over a pair's own points, view 1's fields moved back by the true shifts.
-    orientation: mean cross-entropy of softmax(o0 / t) and softmax(roll(o1, -s) / t); o: field 0 as it is.
+    orientation: mean of -log sum_g softmax(o0 / t)_g softmax(roll(o1, -s) / t)_g, the likelihood of the true shift
+        if each view draws its orientation from its own histogram; o: field 0 as it is. In early training, where
+        histograms are mostly noise, the paper's cross-entropy is least for flat ones, and gets stuck there; this is
+        not, for it charges nothing for a deviation that the other view does not share.
     """
     descriptors0 = aligned(features0, torch.zeros_like(shifts))
     descriptors1 = aligned(features1, shifts)
     descriptor = info_nce(
         descriptors0, descriptors1, points0, points1, kept, temperature=config.temperature, clear_px=config.clear_px
     )
-    target = (features0[:, :, 0] / config.orientation_temperature).softmax(-1)
-    found = (turned(features1[:, :, 0], -shifts) / config.orientation_temperature).log_softmax(-1)
-    return RelfLosses(descriptor, -_mean((target * found).sum(-1), kept))
+    histogram0 = (features0[:, :, 0] / config.orientation_temperature).log_softmax(-1)
+    histogram1 = (turned(features1[:, :, 0], -shifts) / config.orientation_temperature).log_softmax(-1)
+    return RelfLosses(descriptor, -_mean((histogram0 + histogram1).logsumexp(-1), kept))
 
 
 def published_losses(
