@@ -126,6 +126,14 @@ _SUPERPOINT = (
 )
 
 _SUPERGLUE = (
+    _ours(
+        "tiepoint-superglue-sift",
+        "sift+superglue",
+        6_159_340,
+        "a075d92fb079f26c315bacaacd941393bf0ebff1bb6b6ca73a42910d5c38de72",
+        "Over SIFT, D = 128, 700 steps of 4 pairs from 671 photographs, views turned by any angle. Match "
+        "threshold 0.2, 100 Sinkhorn iterations.",
+    ),
     WeightsEntry(
         name="magicleap-superglue-indoor",
         method="superpoint+superglue",
