@@ -32,7 +32,7 @@ CONDITIONS = {
     "Viewpoint, rotation within ±45 degrees": PairConfig(size=SIZE, warp1=WarpConfig(rotation_deg=45)),
     "Viewpoint, any rotation": PairConfig(size=SIZE, warp1=WarpConfig(rotation_deg=180)),
 }
-METHODS = ("sift", "orb", "superpoint", "superpoint+superglue", "sift+superglue")
+METHODS = ("sift", "orb", "superpoint", "superpoint+superglue", "sift+superglue", "loftr", "relf")
 
 
 def tables(photographs: Path, methods: Sequence[str], count: int) -> str:

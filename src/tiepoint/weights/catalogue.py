@@ -309,6 +309,14 @@ _RELF_SHARE = (
 )
 
 _RELF = (
+    _ours(
+        "tiepoint-relf",
+        "relf",
+        2_501_280,
+        "73d20ddf50206cf8874bc08e097d75ab924225d5a39c685e7b991a0c943f5470",
+        "re_resnet over C16, 350 steps of 4 pairs of 128 x 160 from 671 photographs, views turned by any angle. The "
+        "corrected preprocessing; pyramid of nine levels from 1024 to 256 px, candidates of 0.6.",
+    ),
     WeightsEntry(
         name="official-relf",
         method="relf",
