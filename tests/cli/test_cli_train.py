@@ -72,6 +72,18 @@ def test_mistakes_are_told_without_a_traceback(data, tmp_path):
     assert "no labels" in unfinished.output
 
 
+def test_a_few_photographs_are_enough_and_one_is_told(data, tmp_path):
+    settings = ["--set", "pool.num_views=1", "--set", "pool.num_keypoints=32", "--set", "num_keypoints=[16,32]"]
+    short = [*settings, *SMALL[:4], *SMALL[6:], "--set", "loop.steps=1"]
+    trained = run("superglue", str(data), "--features", "sift", "--out", str(tmp_path / "few"), *short)
+    assert trained.exit_code == 0, trained.output
+    for file in sorted(data.iterdir())[1:]:
+        file.unlink()
+    alone = run("superglue", str(data), "--features", "sift", "--out", str(tmp_path / "one"), *short)
+    assert alone.exit_code == 1
+    assert "2 photographs at least" in alone.output
+
+
 def test_help_needs_no_torch():
     code = "import sys; from tiepoint.cli.train import train; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

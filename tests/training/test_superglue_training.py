@@ -1,5 +1,7 @@
 """SuperGlue's training: labels on worked cases, the loss, the start, and that a run resumes exactly."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -135,11 +137,20 @@ def test_a_pool_of_other_settings_is_refused(pool, photographs, tmp_path):
         make_pool(photographs, tmp_path / "pool", Sift(), "orb", CONFIG.pairs, CONFIG.pool, lambda done, total: None)
 
 
+def test_views_without_keypoints_are_passed_over(pool, photographs):
+    counts = pool.counts.copy()
+    counts[:2] = 0
+    task = SuperGlueTraining(CONFIG, dataclasses.replace(pool, counts=counts), Sift(), photographs)
+    for seed in range(8):
+        assert torch.isfinite(task.loss(1, 1.0, torch.Generator().manual_seed(seed), torch.device("cpu")).total)
+    counts[2] = 0
+    with pytest.raises(ValueError, match="found them in 25%"):
+        SuperGlueTraining(CONFIG, dataclasses.replace(pool, counts=counts), Sift(), photographs)
+
+
 @pytest.mark.parametrize("deep", [False, True])
 def test_the_loss_falls(pool, photographs, deep):
-    from dataclasses import replace
-
-    task = SuperGlueTraining(replace(CONFIG, deep_supervision=deep), pool, Sift(), photographs)
+    task = SuperGlueTraining(dataclasses.replace(CONFIG, deep_supervision=deep), pool, Sift(), photographs)
     optimiser = torch.optim.Adam(task.network.parameters(), lr=1e-4)
     losses = []
     for _ in range(25):

@@ -19,7 +19,6 @@ from tiepoint.cli.training import (
     RunRequest,
     Settings,
     data_options,
-    judged_beside,
     open_stored,
     run_options,
     run_training,
@@ -129,7 +128,7 @@ def _train_magicpoint(request: RunRequest, settings: Settings) -> None:
     settings.prepare()
     config = request.configured(MagicPointConfig(), settings)
     task = MagicPoint(config, _start(request.start))
-    run_training("magicpoint", task, config, config.loop, request, {"shapes": "drawn on the fly"})
+    run_training("magicpoint", task, config, request, {"shapes": "drawn on the fly"})
 
 
 def _label(photographs: Photographs, labels: Path, detector: str, device: str, settings: Settings) -> None:
@@ -158,12 +157,10 @@ def _train_superpoint(data: DataRequest, labels: Path, request: RunRequest, sett
     photographs, held_out = data.opened()
     task = SuperPointTraining(config, photographs, found, held_out, _start(request.start))
     trained_on = {
-        **data.described(photographs),
+        **data.described(photographs, request, task.held_out),
         "labels": json.loads((labels / "labels.json").read_text()),
-        "started_from": request.start or "nothing",
-        "others_on_the_held_out_pairs": judged_beside(("sift", "orb"), task.held_out),
     }
-    run_training("superpoint", task, config, config.loop, request, trained_on)
+    run_training("superpoint", task, config, request, trained_on)
 
 
 def _start(weights: str | None) -> SuperPoint | None:

@@ -9,7 +9,6 @@ from tiepoint.cli.training import (
     RunRequest,
     Settings,
     data_options,
-    judged_beside,
     run_options,
     run_training,
     settings_options,
@@ -43,9 +42,4 @@ def train_loftr(data: DataRequest, request: RunRequest, settings: Settings) -> N
         raise ValueError(f"network: expected that of {request.start}, {network.config}, got {config.network}")
     photographs, held_out = data.opened()
     task = LoftrTraining(config, photographs, held_out, network)
-    trained_on = {
-        **data.described(photographs),
-        "started_from": request.start or "nothing",
-        "others_on_the_held_out_pairs": judged_beside(("sift", "orb"), task.held_out),
-    }
-    run_training("loftr", task, config, config.loop, request, trained_on)
+    run_training("loftr", task, config, request, data.described(photographs, request, task.held_out))

@@ -9,7 +9,6 @@ from tiepoint.cli.training import (
     RunRequest,
     Settings,
     data_options,
-    judged_beside,
     run_options,
     run_training,
     settings_options,
@@ -53,9 +52,4 @@ def train_relf(data: DataRequest, request: RunRequest, settings: Settings) -> No
     photographs, _ = data.opened(colour=True)
     _, held_out = data.opened()  # grey, as the other methods are judged
     task = RelfTraining(config, photographs, held_out, model.network if model else None)
-    trained_on = {
-        **data.described(photographs),
-        "started_from": request.start or "nothing",
-        "others_on_the_held_out_pairs": judged_beside(("sift", "orb"), task.held_out),
-    }
-    run_training("relf", task, config, config.loop, request, trained_on)
+    run_training("relf", task, config, request, data.described(photographs, request, task.held_out))

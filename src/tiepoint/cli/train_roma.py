@@ -9,7 +9,6 @@ from tiepoint.cli.training import (
     RunRequest,
     Settings,
     data_options,
-    judged_beside,
     run_options,
     run_training,
     settings_options,
@@ -36,9 +35,6 @@ def train_roma(data: DataRequest, request: RunRequest, settings: Settings) -> No
     photographs, held_out = data.opened(colour=True)
     network = load_network(ROMA_SMALL_CONFIG, request.start) if request.start else None
     task = RomaTraining(config, photographs, held_out, network)
-    trained_on = {
-        **data.described(photographs),
-        "started_from": request.start or "nothing",
-        "others_on_the_held_out_pairs": judged_beside(("sift", "orb"), task.validation.homographies),
-    }
-    run_training("roma-small", task, config, config.loop, request, trained_on)
+    run_training(
+        "roma-small", task, config, request, data.described(photographs, request, task.validation.homographies)
+    )

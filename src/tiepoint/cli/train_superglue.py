@@ -12,7 +12,6 @@ from tiepoint.cli.training import (
     RunRequest,
     Settings,
     data_options,
-    judged_beside,
     run_options,
     run_training,
     settings_options,
@@ -66,12 +65,10 @@ def train_superglue(
     network = load_superglue(load_weights(request.start), request.start) if request.start else None
     task = SuperGlueTraining(config, pool, chosen.usual, held_out, network)
     trained_on = {
-        **data.described(photographs),
+        **data.described(photographs, request, task.held_out, start="nearest neighbours"),
         "features": chosen.name,
-        "started_from": request.start or "nearest neighbours",
-        "others_on_the_held_out_pairs": judged_beside(("sift", "orb"), task.held_out),
     }
-    run_training(f"{features}+superglue", task, config, config.loop, request, trained_on)
+    run_training(f"{features}+superglue", task, config, request, trained_on)
 
 
 def _default_config(features: str) -> SuperGlueTrainingConfig:

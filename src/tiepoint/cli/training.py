@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from tiepoint.training.engine import LoopConfig, Task
+    from tiepoint.training.engine import Task
     from tiepoint.training.photographs import Photographs
     from tiepoint.training.validation import HeldOutPair
 
@@ -80,20 +80,32 @@ class DataRequest:
     store: Path | None
 
     def opened(self, *, colour: bool = False) -> tuple[Photographs, Photographs]:
-        """The photographs to train on, and those to validate on."""
+        """The photographs to train on, and those to validate on.
+
+        Raises ValueError when there are too few to keep any back.
+        """
         photographs = open_stored(self.folder, self.store, colour=colour)
         if self.held_out is not None:
             return photographs, open_stored(self.held_out, self.store, colour=colour)
-        kept = round(len(photographs) * (1 - _HELD_OUT_SHARE))
+        if len(photographs) < 2:
+            raise ValueError(f"{self.folder}: expected 2 photographs at least, 1 of them to validate on; got 1")
+        kept = min(round(len(photographs) * (1 - _HELD_OUT_SHARE)), len(photographs) - 1)
         return photographs.subset(slice(0, kept)), photographs.subset(slice(kept, None))
 
-    def described(self, photographs: Photographs) -> dict[str, Any]:
-        """What the run's config.json says of the data."""
+    def described(
+        self, photographs: Photographs, request: RunRequest, pairs: list[HeldOutPair], start: str = "nothing"
+    ) -> dict[str, Any]:
+        """What the run's config.json says of its data; start: what it starts from without weights.
+
+        SIFT and ORB are judged on the held-out pairs beside it, and their figures said.
+        """
         return {
             "photographs": str(self.folder),
             "count": len(photographs),
             "fingerprint": photographs.fingerprint,
             "held_out": str(self.held_out or f"last {_HELD_OUT_SHARE:.0%} of {self.folder}"),
+            "started_from": request.start or start,
+            "others_on_the_held_out_pairs": _judged_beside(("sift", "orb"), pairs),
         }
 
 
@@ -152,7 +164,7 @@ def listed(figures: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
 
 
-def judged_beside(methods: tuple[str, ...], pairs: list[HeldOutPair]) -> dict[str, dict[str, float]]:
+def _judged_beside(methods: tuple[str, ...], pairs: list[HeldOutPair]) -> dict[str, dict[str, float]]:
     """The figures of methods that need no training on the pairs a run is judged on; said, too."""
     from tiepoint.matchers import matcher
     from tiepoint.training.validation import judge
@@ -163,10 +175,11 @@ def judged_beside(methods: tuple[str, ...], pairs: list[HeldOutPair]) -> dict[st
     return beside
 
 
-def run_training(
-    method: str, task: Task, config: Any, loop: LoopConfig, request: RunRequest, data: dict[str, Any]
-) -> None:
-    """Train to the end and say the figures before and after; data: what config.json says of it."""
+def run_training(method: str, task: Task, config: Any, request: RunRequest, data: dict[str, Any]) -> None:
+    """Train to the end and say the figures before and after.
+
+    config: the method's, with its `loop`; data: what config.json says of it.
+    """
     from tiepoint.training import parallel
     from tiepoint.training.engine import Interrupted, train
     from tiepoint.training.record import Run, read_log
@@ -174,12 +187,12 @@ def run_training(
     run = Run(request.folder)
     if run.checkpoint.exists() and not request.resume:
         raise ValueError(f"{request.folder}: holds a run already; go on with --resume or give another folder")
-    parallel.start(loop.device)
+    parallel.start(config.loop.device)
     if parallel.rank() == 0:
         run.describe(method, {"config": config}, data)
         click.echo(json.dumps(dataclasses.asdict(config), indent=2))
     try:
-        best = train(task, loop, run, resume=request.resume, on_progress=click.echo)
+        best = train(task, config.loop, run, resume=request.resume, on_progress=click.echo)
     except Interrupted as stopped:
         raise click.ClickException(str(stopped)) from stopped
     validated = [row for row in read_log(run.log) if f"val_{task.judged_by}" in row]

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
@@ -66,9 +65,10 @@ class SuperGlueTraining(Task):
         network: SuperGlue | None = None,
     ) -> None:
         """extractor: of the held-out pairs' features, as users have it. network: one to fine-tune."""
-        if np.median(pool.counts) < _FEWEST_KEYPOINTS:
+        usable = float((pool.counts.max(2).min(1) >= _FEWEST_KEYPOINTS).mean())
+        if usable < 0.5:
             raise ValueError(
-                f"expected {_FEWEST_KEYPOINTS} keypoints in half of the views, got {np.median(pool.counts):.0f}"
+                f"expected {_FEWEST_KEYPOINTS} keypoints in views of half the photographs, found them in {usable:.0%}"
             )
         torch.manual_seed(config.loop.seed)
         self.config, self.pool, self.extractor = config, pool, extractor
@@ -90,7 +90,10 @@ class SuperGlueTraining(Task):
         return balanced_loss(log_assignment(similarity, self.network.bin_score, self.config.num_iterations), truth)
 
     def _drawn(self, batch_size: int, generator: Generator, device: torch.device) -> PairOfFeatures:
-        """A batch: of twice as many random pairs those with the most keypoints, all cut to one count."""
+        """A batch: of twice as many random pairs those with the most keypoints, all cut to one count.
+
+        Pairs with hardly a keypoint would cut the others to nothing and are left out.
+        """
         count = 2 * batch_size
         rows = torch.randint(len(self.pool), (count,), generator=generator)
         views0, views1 = torch.randint(self.pool.num_views, (2, count), generator=generator)
@@ -99,6 +102,9 @@ class SuperGlueTraining(Task):
         counts = self.pool.counts[rows.numpy()[:, None], (0, 1), torch.stack([views0, views1], 1).numpy()]
         found = torch.from_numpy(counts.min(1))
         kept = found.clamp(max=wanted).sort(descending=True, stable=True).indices[:batch_size]
+        kept = kept[found[kept] >= _FEWEST_KEYPOINTS]
+        if len(kept) == 0:
+            return self._drawn(batch_size, generator, device)
         return self.pool.pairs(rows[kept], views0[kept], views1[kept], wanted, device)
 
     def _untrained(self) -> SuperGlue:
