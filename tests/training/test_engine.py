@@ -30,9 +30,9 @@ class Line(Task):
             nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout(0.3), nn.Conv2d(4, 1, 1)
         )
 
-    def loss(self, batch_size, progress, generator, device):
+    def loss(self, batch_size, progress, generator, compute):
         assert 0 <= progress < 1
-        x = torch.rand(batch_size, 1, 6, 6, generator=generator).to(device)
+        x = torch.rand(batch_size, 1, 6, 6, generator=generator).to(compute.device)
         error = (self.network(x) - 2 * x - 1).square().mean()
         return Loss(error, {"root": error.sqrt()})
 
@@ -136,7 +136,7 @@ def test_accumulated_batches_make_the_gradient_of_one(tmp_path):
             self.network = nn.Conv2d(1, 1, 1, bias=False)
             nn.init.ones_(self.network.weight)
 
-        def loss(self, batch_size, progress, generator, device):
+        def loss(self, batch_size, progress, generator, compute):
             x = torch.rand(batch_size, 1, 1, 1, generator=generator)
             return Loss((self.network(x) - 3).square().mean(), {})
 

@@ -21,12 +21,14 @@ from tiepoint.networks.mutual_matching import (
     log_optimal_transport,
     optimal_transport,
 )
-from tiepoint.training.engine import Interrupted, LoopConfig, generator_of, train
+from tiepoint.training import loftr as loftr_training
+from tiepoint.training.engine import Compute, Interrupted, LoopConfig, generator_of, train
 from tiepoint.training.export import export_weights
 from tiepoint.training.loftr import (
     LoftrLossConfig,
     LoftrTraining,
     LoftrTrainingConfig,
+    draw_cell,
     held_out_parallax,
     mean_accuracy,
     start_as_correlation,
@@ -188,6 +190,38 @@ def test_the_fine_loss_weighs_by_certainty_and_leaves_out_what_lies_outside():
     assert empty == 0
 
 
+def test_views_lie_anywhere_in_the_largest_picture():
+    generator = generator_of(0, 0)
+    drawn = torch.tensor([draw_cell((48, 64), 640, generator) for _ in range(400)])
+    assert drawn.min() == 0
+    assert drawn.amax(0).tolist() == [72, 74]  # a view of 8 x 6 cells in one of 80 x 80
+    assert draw_cell((48, 64), 0, generator) == (0, 0)
+
+
+def test_a_place_is_that_of_the_larger_map():
+    network = LoftrNetwork(TINY)
+    whole, part = torch.zeros(1, TINY.widths[2], 10, 12), torch.zeros(1, TINY.widths[2], 4, 5)
+    of_whole = network.position_coded(whole).reshape(10, 12, -1)
+    of_part = network.position_coded(part, (3, 2)).reshape(4, 5, -1)
+    torch.testing.assert_close(of_part, of_whole[2:6, 3:8])
+
+
+def test_half_precision_leaves_views_and_truth_exact(monkeypatch):
+    seen = []
+
+    def watched(pairs, origin):
+        seen.append(pairs)
+        return true_cells(pairs, origin)
+
+    monkeypatch.setattr(loftr_training, "true_cells", watched)
+    task = LoftrTraining(CONFIG, photographs(), photographs())
+    for dtype in (torch.float32, torch.bfloat16):
+        assert task.loss(2, 0.9, generator_of(0, 0), Compute(CPU, dtype)).total.isfinite()
+    full, half = seen
+    assert torch.equal(full.H_view1_from_source, half.H_view1_from_source)
+    assert torch.equal(full.views1.images, half.views1.images)
+
+
 def test_it_starts_as_correlation():
     torch.manual_seed(0)
     network = LoftrNetwork(TINY)
@@ -211,7 +245,7 @@ def test_the_loss_reaches_every_weight(focal, matching):
     for layer in (*task.network.loftr_coarse.layers, *task.network.loftr_fine.layers):
         torch.nn.init.ones_(layer.norm2.weight)  # closed at the start, to what is behind it
     task.network.train()
-    loss = task.loss(2, 0.9, generator_of(0, 0), CPU)
+    loss = task.loss(2, 0.9, generator_of(0, 0), Compute(CPU))
     loss.total.backward()
     assert loss.total.isfinite()
     for name, parameter in task.network.named_parameters():
@@ -231,7 +265,7 @@ def test_the_loss_falls():
     seen = []
     for _ in range(25):
         optimiser.zero_grad()
-        loss = task.loss(2, 0.9, generator_of(0, 0), CPU)
+        loss = task.loss(2, 0.9, generator_of(0, 0), Compute(CPU))
         loss.total.backward()
         optimiser.step()
         seen.append({name: part.item() for name, part in loss.parts.items()})

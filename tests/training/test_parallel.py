@@ -23,7 +23,7 @@ class Mean(Task):
         torch.manual_seed(parallel.rank())  # they start apart, and must be brought together
         self.network = nn.Conv2d(1, 1, 1)
 
-    def loss(self, batch_size, progress, generator, device):
+    def loss(self, batch_size, progress, generator, compute):
         x = torch.rand(batch_size, 1, 2, 2, generator=generator)
         return Loss((self.network(x) - parallel.rank()).square().mean(), {})
 

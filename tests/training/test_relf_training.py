@@ -15,7 +15,7 @@ from tiepoint.matchers.relf_sampling import sample_features
 from tiepoint.matchers.sift import Sift
 from tiepoint.networks.equivariant_resnet import ReResNet
 from tiepoint.training.description import choose_points
-from tiepoint.training.engine import Interrupted, LoopConfig, generator_of, train
+from tiepoint.training.engine import Compute, Interrupted, LoopConfig, generator_of, train
 from tiepoint.training.export import export_weights
 from tiepoint.training.pairs import PairConfig, make_pairs
 from tiepoint.training.parallax import ParallaxConfig
@@ -206,7 +206,7 @@ def test_turned_is_a_roll():
 def test_every_loss_reaches_every_weight(kind, backbone):
     learning = task(dataclasses.replace(CONFIG, losses=LOSSES[kind], backbone=backbone))
     learning.network.train()
-    loss = learning.loss(1, 0.9, generator_of(0, 0), CPU)
+    loss = learning.loss(1, 0.9, generator_of(0, 0), Compute(CPU))
     loss.total.backward()
     assert loss.total.isfinite()
     for name, parameter in learning.network.named_parameters():
@@ -218,7 +218,7 @@ def test_a_step_in_lower_precision():
     learning = task()
     learning.network.train()
     with torch.autocast("cpu", torch.bfloat16):
-        loss = learning.loss(1, 0.9, generator_of(0, 0), CPU)
+        loss = learning.loss(1, 0.9, generator_of(0, 0), Compute(CPU))
     loss.total.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in learning.network.parameters())
 
@@ -247,7 +247,7 @@ def test_a_blank_view_has_no_keypoints_and_still_trains():
     blank = Photographs(["0.png"], np.full((1, 96, 96, 1), 128, np.uint8), "blank")
     learning = RelfTraining(CONFIG, blank, photographs(channels=1))
     learning.network.train()
-    assert learning.loss(2, 0.0, generator_of(0, 0), CPU).total.isfinite()
+    assert learning.loss(2, 0.0, generator_of(0, 0), Compute(CPU)).total.isfinite()
 
 
 # ---------------------------------------------------------------- runs
@@ -290,10 +290,10 @@ def test_the_loss_falls_and_quarter_turns_stay_exact(tmp_path):
     )
     learning = task(config)
     learning.network.train()
-    before = learning.loss(8, 1.0, generator_of(9, 0), CPU).total.item()
+    before = learning.loss(8, 1.0, generator_of(9, 0), Compute(CPU)).total.item()
     train(learning, loop, Run(tmp_path), on_progress=lambda _: None)
     learning.network.train()
-    after = learning.loss(8, 1.0, generator_of(9, 0), CPU).total.item()
+    after = learning.loss(8, 1.0, generator_of(9, 0), Compute(CPU)).total.item()
     assert after < 0.8 * before
     assert "right_shifts" in read_log(tmp_path / "log.csv")[1]
 

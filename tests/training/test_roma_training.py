@@ -13,7 +13,7 @@ from tiepoint.matchers.roma import ROMA_SMALL_CONFIG, build_roma_small, load_net
 from tiepoint.matchers.roma_network import CoarseMatch, Refinement, RomaNetwork, decode_anchors, pixel_grid
 from tiepoint.networks.residual_trunk import TrunkConfig
 from tiepoint.networks.vit import VitConfig
-from tiepoint.training.engine import Interrupted, LoopConfig, generator_of, train
+from tiepoint.training.engine import Compute, Interrupted, LoopConfig, generator_of, train
 from tiepoint.training.export import export_weights
 from tiepoint.training.pairs import make_pairs
 from tiepoint.training.parallax import ParallaxConfig
@@ -255,7 +255,7 @@ def test_guided_rows_start_near_the_truth_where_it_is_seen():
 def test_the_loss_reaches_every_weight():
     task = RomaTraining(CONFIG, photographs(), photographs(), tiny())
     task.network.train()
-    loss = task.loss(3, 0.5, generator_of(0, 0), CPU)
+    loss = task.loss(3, 0.5, generator_of(0, 0), Compute(CPU))
     loss.total.backward()
     assert loss.total.isfinite()
     assert {"anchors", "features", "warp_16", "warp_1", "certainty_8", "features_4"} <= set(loss.parts)
@@ -267,7 +267,7 @@ def test_the_loss_reaches_every_weight():
 def test_unrelated_pairs_alone_teach_certainty_alone():
     config = dataclasses.replace(CONFIG, unrelated_share=1.0)
     task = RomaTraining(config, photographs(40), photographs(), tiny())
-    parts = task.loss(3, 0.5, generator_of(0, 1), CPU).parts
+    parts = task.loss(3, 0.5, generator_of(0, 1), Compute(CPU)).parts
     assert all(part == 0 for name, part in parts.items() if name.startswith(("warp", "anchors", "features")))
     assert parts["certainty_16"] > 0
 
@@ -276,7 +276,7 @@ def test_the_full_networks_trunk_and_stride_are_trained_by_the_same_losses():
     network = dataclasses.replace(TINY, trunk=VitConfig(dim=32, num_heads=2, depth=1, table_side=4))
     task = RomaTraining(CONFIG, photographs(), photographs(), RomaNetwork(network))
     task.network.train()
-    loss = task.loss(2, 0.5, generator_of(0, 0), CPU)
+    loss = task.loss(2, 0.5, generator_of(0, 0), Compute(CPU))
     loss.total.backward()
     assert loss.total.isfinite()
 
@@ -287,7 +287,7 @@ def test_the_loss_falls_on_one_batch():
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
     totals = []
     for _ in range(12):
-        loss = task.loss(2, 0.5, generator_of(0, 0), CPU)
+        loss = task.loss(2, 0.5, generator_of(0, 0), Compute(CPU))
         optimiser.zero_grad()
         loss.total.backward()
         optimiser.step()

@@ -11,7 +11,7 @@ from tiepoint.matchers.nearest import NearestNeighbours  # noqa: E402
 from tiepoint.matchers.sift import Sift  # noqa: E402
 from tiepoint.matchers.superglue import FeatureBatch, SuperGlue, SuperGlueConfig  # noqa: E402
 from tiepoint.matchers.superglue_matcher import SuperGlueMatcher, SuperGlueOptions  # noqa: E402
-from tiepoint.training.engine import Interrupted, LoopConfig, train  # noqa: E402
+from tiepoint.training.engine import Compute, Interrupted, LoopConfig, train  # noqa: E402
 from tiepoint.training.feature_pool import PairOfFeatures, PoolConfig, make_pool  # noqa: E402
 from tiepoint.training.pairs import PairConfig  # noqa: E402
 from tiepoint.training.record import Run  # noqa: E402
@@ -142,7 +142,9 @@ def test_views_without_keypoints_are_passed_over(pool, photographs):
     counts[:2] = 0
     task = SuperGlueTraining(CONFIG, dataclasses.replace(pool, counts=counts), Sift(), photographs)
     for seed in range(8):
-        assert torch.isfinite(task.loss(1, 1.0, torch.Generator().manual_seed(seed), torch.device("cpu")).total)
+        assert torch.isfinite(
+            task.loss(1, 1.0, torch.Generator().manual_seed(seed), Compute(torch.device("cpu"))).total
+        )
     counts[2] = 0
     with pytest.raises(ValueError, match="found them in 25%"):
         SuperGlueTraining(CONFIG, dataclasses.replace(pool, counts=counts), Sift(), photographs)
@@ -154,7 +156,7 @@ def test_the_loss_falls(pool, photographs, deep):
     optimiser = torch.optim.Adam(task.network.parameters(), lr=1e-4)
     losses = []
     for _ in range(25):
-        loss = task.loss(2, 1.0, torch.Generator().manual_seed(0), torch.device("cpu"))
+        loss = task.loss(2, 1.0, torch.Generator().manual_seed(0), Compute(torch.device("cpu")))
         optimiser.zero_grad()
         loss.total.backward()
         optimiser.step()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tiepoint.matchers.superpoint import load_superpoint
-from tiepoint.training.engine import LoopConfig, generator_of, train
+from tiepoint.training.engine import Compute, LoopConfig, generator_of, train
 from tiepoint.training.export import export_weights
 from tiepoint.training.label import Labels
 from tiepoint.training.pairs import PairConfig, difficulty_at, make_pairs
@@ -49,7 +49,7 @@ def test_every_loss_reaches_every_weight(kind):
     config = dataclasses.replace(CONFIG, descriptor=LOSSES[kind])
     task = SuperPointTraining(config, photographs(), labels(), photographs())
     task.network.train()
-    loss = task.loss(2, 0.9, generator_of(0, 0), CPU)
+    loss = task.loss(2, 0.9, generator_of(0, 0), Compute(CPU))
     loss.total.backward()
     assert loss.total.isfinite()
     assert set(loss.parts) == {"detector", "descriptor"}
@@ -62,7 +62,7 @@ def test_photographs_without_any_label_still_train():
     nothing = Labels(np.full((4, 5, 3), np.nan, np.float32), "blobs")
     task = SuperPointTraining(CONFIG, photographs(), nothing, photographs())
     task.network.train()
-    assert task.loss(2, 0.0, generator_of(0, 0), CPU).total.isfinite()
+    assert task.loss(2, 0.0, generator_of(0, 0), Compute(CPU)).total.isfinite()
 
 
 def test_a_run_leaves_weights_that_load_and_a_card(tmp_path):

@@ -81,7 +81,8 @@ class LinearTransformerLayer(nn.Module):
         return x + message
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], self.num_heads, -1)  # (B, N, C) to (B, N, heads, C / heads)
+        # (B, N, C) to (B, N, heads, C / heads); -1 could not be told of an empty batch
+        return x.view(*x.shape[:-1], self.num_heads, x.shape[-1] // self.num_heads)
 
 
 def linear_attention(

@@ -30,6 +30,9 @@ CELL = 8  # pixels to a side of a coarse cell
 FINE = 2  # pixels to a side of a cell of the fine map
 WINDOW = 5  # fine cells to a side of the window a match is refined in
 
+Cell = tuple[int, int]
+"""(column, row)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoftrConfig:
@@ -147,17 +150,26 @@ class LoftrNetwork(nn.Module):
         (coarse0, coarse1), (fine0, fine1) = both.coarse.chunk(2), both.fine.chunk(2)
         return FeatureMaps(coarse0, fine0), FeatureMaps(coarse1, fine1)
 
-    def position_coded(self, coarse: Tensor) -> Tensor:
+    def position_coded(self, coarse: Tensor, first_cell: Cell = (0, 0)) -> Tensor:
         """(B, h w, C) tokens: the coarse map with the code of each position added."""
         _, channels, height, width = coarse.shape
-        code = position_code(channels, height, width, self.config.position_code).to(coarse)
+        code = position_code(channels, height, width, self.config.position_code, first_cell).to(coarse)
         return (coarse + code).flatten(2).transpose(1, 2)
 
     def coarse_tokens(
-        self, coarse0: Tensor, coarse1: Tensor, valid0: Tensor | None = None, valid1: Tensor | None = None
+        self,
+        coarse0: Tensor,
+        coarse1: Tensor,
+        valid0: Tensor | None = None,
+        valid1: Tensor | None = None,
+        first_cells: tuple[Cell, Cell] = ((0, 0), (0, 0)),
     ) -> tuple[Tensor, Tensor]:
-        """(B, N, C) and (B, M, C): the cells' features once each image has looked at the other."""
-        tokens0, tokens1 = self.position_coded(coarse0), self.position_coded(coarse1)
+        """(B, N, C) and (B, M, C): the cells' features once each image has looked at the other.
+
+        first_cells: where each map begins in a larger picture.
+        """
+        tokens0 = self.position_coded(coarse0, first_cells[0])
+        tokens1 = self.position_coded(coarse1, first_cells[1])
         out0, out1 = self.loftr_coarse(tokens0, tokens1, _flat(valid0), _flat(valid1))
         return out0, out1
 
@@ -233,19 +245,22 @@ def score_scale(config: LoftrConfig) -> float:
     return 1.0 / (config.widths[2] * temperature)
 
 
-def position_code(channels: int, height: int, width: int, kind: Literal["fixed", "old"]) -> Tensor:
+def position_code(
+    channels: int, height: int, width: int, kind: Literal["fixed", "old"], first_cell: Cell = (0, 0)
+) -> Tensor:
     """(channels, height, width): sin x w, cos x w, sin y w, cos y w in turn for each frequency w.
 
-    x and y count from 1. w falls from 1 to nearly 1e-4 in channels / 4 steps. The old kind is what a slip in
-    the exponent made of it: w = exp(-2 k), which is next to nothing after a few steps.
+    x and y count from 1, beyond `first_cell`. w falls from 1 to nearly 1e-4 in channels / 4 steps. The old kind is
+    what a slip in the exponent made of it: w = exp(-2 k), which is next to nothing after a few steps.
     """
     if channels % 4 != 0:
         raise ValueError(f"channels: expected a multiple of 4, got {channels}")
     steps = torch.arange(channels // 4, dtype=torch.float32)
     decay = math.log(10000.0) / (channels // 2) if kind == "fixed" else 1.0
     frequency = torch.exp(-2 * decay * steps)[:, None]
-    x = (torch.arange(1, width + 1) * frequency)[:, None, :].expand(-1, height, -1)
-    y = (torch.arange(1, height + 1) * frequency)[:, :, None].expand(-1, -1, width)
+    left, top = first_cell
+    x = (torch.arange(left + 1, left + width + 1) * frequency)[:, None, :].expand(-1, height, -1)
+    y = (torch.arange(top + 1, top + height + 1) * frequency)[:, :, None].expand(-1, -1, width)
     return torch.stack([x.sin(), x.cos(), y.sin(), y.cos()], dim=1).flatten(0, 1)
 
 

@@ -75,6 +75,18 @@ class Loss(NamedTuple):
     parts: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Compute:
+    """Where a step is computed, and the number type of the network's products."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+
+    def autocast(self) -> torch.autocast:
+        """The context the network runs in. Nothing else does: homographies and points would lose their digits."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
 class Task(ABC):
     """What a method supplies: its network, its loss on freshly drawn data, its figures on held-out data.
 
@@ -85,8 +97,8 @@ class Task(ABC):
     judged_by: str
 
     @abstractmethod
-    def loss(self, batch_size: int, progress: float, generator: Generator, device: torch.device) -> Loss:
-        """Of one batch, all its random choices from `generator` (a CPU generator). Runs under autocast.
+    def loss(self, batch_size: int, progress: float, generator: Generator, compute: Compute) -> Loss:
+        """Of one batch, all its random choices from `generator` (a CPU generator).
 
         progress: the share of the training that is done, for what grows with it.
         """
@@ -124,7 +136,7 @@ def train(
     """
     device = device_and_dtype(parallel.local_device(config.device), "fp32")[0]
     in_bf16 = config.precision == "bf16" or (config.precision == "auto" and computes_in_bf16(device))
-    dtype = torch.bfloat16 if in_bf16 else torch.float32
+    compute = Compute(device, torch.bfloat16 if in_bf16 else torch.float32)
     task.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(
         _parameter_groups(task.network, config.weight_decay), lr=config.learning_rate, foreach=True
@@ -141,7 +153,7 @@ def train(
             _validate(task, state, record, run, device)
         saved_at = time.monotonic()
         while state.step < config.steps:
-            parts = _step(task, config, optimiser, state.step, device, dtype)
+            parts = _step(task, config, optimiser, state.step, compute)
             average.update(task.network, state.step)
             state.step += 1
             record.add(state.step, parts, optimiser.param_groups[0]["lr"])
@@ -183,12 +195,7 @@ class _State:
 
 
 def _step(
-    task: Task,
-    config: LoopConfig,
-    optimiser: torch.optim.Optimizer,
-    step: int,
-    device: torch.device,
-    dtype: torch.dtype,
+    task: Task, config: LoopConfig, optimiser: torch.optim.Optimizer, step: int, compute: Compute
 ) -> dict[str, float]:
     """One optimiser step over `accumulation` batches; the mean of each part of the loss."""
     task.network.train()
@@ -199,8 +206,7 @@ def _step(
     optimiser.zero_grad(set_to_none=True)
     sums: dict[str, float] = {}
     for _ in range(config.accumulation):
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            loss = task.loss(config.batch_size, step / config.steps, generator, device)
+        loss = task.loss(config.batch_size, step / config.steps, generator, compute)
         (loss.total / config.accumulation).backward()  # type: ignore[no-untyped-call]
         for name, part in {"loss": loss.total, **loss.parts}.items():
             sums[name] = sums.get(name, 0.0) + part.detach().item() / config.accumulation

@@ -18,9 +18,9 @@ from tiepoint.images import Image
 from tiepoint.matchers.base import Matcher
 from tiepoint.matchers.loftr import Loftr, LoftrOptions
 from tiepoint.networks.linear_transformer import LinearTransformerLayer
-from tiepoint.networks.loftr import SMALL, LoftrConfig, LoftrNetwork
+from tiepoint.networks.loftr import CELL, SMALL, Cell, LoftrConfig, LoftrNetwork
 from tiepoint.networks.resnet_fpn import FeatureMaps
-from tiepoint.training.engine import LoopConfig, Loss, Task, generator_of
+from tiepoint.training.engine import Compute, LoopConfig, Loss, Task, generator_of
 from tiepoint.training.loftr_losses import (
     TrueCells,
     dense_focal,
@@ -62,6 +62,8 @@ class LoftrTrainingConfig:
     """network: how it is built, and how the matcher reads it; with weights to fine-tune, theirs.
 
     pairs: views of one size, multiples of 8; small ones, for a step costs what its pixels do.
+    largest_px: side of the square that views are taken to be cut from, each somewhere else, so that the network
+        knows the positions of pictures larger than its views; 0 leaves views in the corner.
     num_validation: held-out pairs of planes, and as many with parallax.
     """
 
@@ -72,6 +74,7 @@ class LoftrTrainingConfig:
         )
     )
     losses: LoftrLossConfig = field(default_factory=LoftrLossConfig)
+    largest_px: int = 640
     num_validation: int = 50
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(steps=40_000, batch_size=4, learning_rate=1e-3, average_decay=0.998)
@@ -99,23 +102,24 @@ class LoftrTraining(Task):
         self.held_out = held_out_pairs(held_out, planes, config.num_validation, config.loop.seed)
         self.with_parallax = held_out_parallax(held_out, config.pairs, config.num_validation, config.loop.seed)
 
-    def loss(self, batch_size: int, progress: float, generator: Generator, device: torch.device) -> Loss:
+    def loss(self, batch_size: int, progress: float, generator: Generator, compute: Compute) -> Loss:
         config, network = self.config, self.network
         indices = torch.randint(len(self.photographs), (batch_size,), generator=generator)
         difficulty = difficulty_at(progress, config.pairs.easy_share)
-        pairs = make_pairs(self.photographs, indices, config.pairs, difficulty, generator, device)
+        pairs = make_pairs(self.photographs, indices, config.pairs, difficulty, generator, compute.device)
         truth = true_cells(pairs, origin=0.5 if config.network.frame == "corner" else 0.0)
 
         images0, images1 = (
             views.images.contiguous(memory_format=torch.channels_last) for views in (pairs.views0, pairs.views1)
         )
-        maps0, maps1 = network.maps(images0, images1)
-        tokens0, tokens1 = network.coarse_tokens(maps0.coarse, maps1.coarse)
-        with torch.autocast(device.type, enabled=False):
-            tokens0, tokens1 = tokens0.float(), tokens1.float()
-            log_p = network.log_coarse_confidence(tokens0, tokens1)
-            at_matches, elsewhere = self._coarse_losses(log_p, truth)
-            fine = self._fine_loss(_in_float(maps0), _in_float(maps1), tokens0, tokens1, log_p, truth, generator)
+        places = [draw_cell(config.pairs.size, config.largest_px, generator) for _ in range(2)]
+        with compute.autocast():
+            maps0, maps1 = network.maps(images0, images1)
+            tokens0, tokens1 = network.coarse_tokens(maps0.coarse, maps1.coarse, first_cells=(places[0], places[1]))
+        tokens0, tokens1 = tokens0.float(), tokens1.float()
+        log_p = network.log_coarse_confidence(tokens0, tokens1)
+        at_matches, elsewhere = self._coarse_losses(log_p, truth)
+        fine = self._fine_loss(_in_float(maps0), _in_float(maps1), tokens0, tokens1, log_p, truth, generator)
         total = at_matches + elsewhere + config.losses.fine_weight * fine
         return Loss(total, {"coarse": at_matches, "elsewhere": elsewhere, "fine": fine})
 
@@ -156,6 +160,15 @@ class LoftrTraining(Task):
         if self.with_parallax:
             figures["MMA_3_parallax"] = mean_accuracy(matcher, self.with_parallax, 3.0)
         return figures
+
+
+def draw_cell(size: tuple[int, int], largest_px: int, generator: Generator) -> Cell:
+    """The cell of a square picture of `largest_px` at which a view of `size` (height, width) begins."""
+    height, width = size
+    column, row = (
+        int(torch.randint(max(largest_px - side, 0) // CELL + 1, (), generator=generator)) for side in (width, height)
+    )
+    return column, row
 
 
 def untrained(config: LoftrConfig) -> LoftrNetwork:

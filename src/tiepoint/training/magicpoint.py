@@ -20,7 +20,7 @@ from tiepoint.training.detection import (
     detector_loss,
     start_detector,
 )
-from tiepoint.training.engine import LoopConfig, Loss, Task, generator_of
+from tiepoint.training.engine import Compute, LoopConfig, Loss, Task, generator_of
 from tiepoint.training.photometric import PhotometricConfig, disturbed
 from tiepoint.training.shapes import SHAPES, Drawing, draw_shape
 
@@ -57,18 +57,18 @@ class MagicPoint(Task):
         )
         self._held_out_noisy = disturbed(self._held_out, config.photometric, generator)
 
-    def loss(self, batch_size: int, progress: float, generator: Generator, device: torch.device) -> Loss:
+    def loss(self, batch_size: int, progress: float, generator: Generator, compute: Compute) -> Loss:
         weights = torch.tensor([_SHAPE_WEIGHTS.get(kind, 1.0) for kind in SHAPES])
         chosen = torch.multinomial(weights, batch_size, replacement=True, generator=generator)
         kinds = [list(SHAPES)[i] for i in chosen.tolist()]
         images, corners = drawings(kinds, self.config.size, generator)
-        images = disturbed(images.to(device), self.config.photometric, generator)
-        valid = torch.ones(images.shape[0], *images.shape[2:], dtype=torch.bool, device=device)
-        labels = cell_labels(_padded(corners).to(device), self.config.size, valid, generator)
+        images = disturbed(images.to(compute.device), self.config.photometric, generator)
+        valid = torch.ones(images.shape[0], *images.shape[2:], dtype=torch.bool, device=compute.device)
+        labels = cell_labels(_padded(corners).to(compute.device), self.config.size, valid, generator)
         images = images.contiguous(memory_format=torch.channels_last)
-        logits = self.network.detector(self.network.encoded(images))
-        total = detector_loss(logits, labels)
-        return Loss(total, {})
+        with compute.autocast():
+            logits = self.network.detector(self.network.encoded(images))
+        return Loss(detector_loss(logits.float(), labels), {})
 
     def validate(self, network: nn.Module, device: torch.device, pictures: Path) -> dict[str, float]:
         """Mean average precision and localisation error in pixels, corners within 4 px, noisy and clean."""

@@ -29,7 +29,7 @@ from tiepoint.matchers.relf_sampling import align, sample_features
 from tiepoint.matchers.sift import Sift
 from tiepoint.networks.equivariant_resnet import EquivariantBackbone, ReResNet, ReWideResNet
 from tiepoint.training.description import choose_points, info_nce
-from tiepoint.training.engine import LoopConfig, Loss, Task
+from tiepoint.training.engine import Compute, LoopConfig, Loss, Task
 from tiepoint.training.pairs import PairConfig, ViewPairs, difficulty_at, make_pairs
 from tiepoint.training.photographs import Photographs
 from tiepoint.training.roma import partly_gray
@@ -114,11 +114,11 @@ class RelfTraining(Task):
         self.config, self.photographs = config, photographs
         self.held_out = held_out_pairs(held_out, config.pairs, config.num_validation, config.loop.seed)
 
-    def loss(self, batch_size: int, progress: float, generator: Generator, device: torch.device) -> Loss:
+    def loss(self, batch_size: int, progress: float, generator: Generator, compute: Compute) -> Loss:
         config = self.config
         indices = torch.randint(len(self.photographs), (batch_size,), generator=generator)
         difficulty = difficulty_at(progress, config.pairs.easy_share)
-        pairs = make_pairs(self.photographs, indices, config.pairs, difficulty, generator, device)
+        pairs = make_pairs(self.photographs, indices, config.pairs, difficulty, generator, compute.device)
         keypoints = sift_keypoints(pairs.views0.images, config.num_points)
         points0, points1, kept = choose_points(
             keypoints, pairs.H_1_from_0, pairs.views0.valid, pairs.views1.valid, config.num_points, generator
@@ -127,14 +127,14 @@ class RelfTraining(Task):
         images = as_seen(partly_gray(images, config.gray_share, generator))
         # Views behind the camera are NaN; they are not kept, but have to be read somewhere.
         points = torch.cat([points0, points1]).nan_to_num(0.0)
-        features = sample_features(
-            self.network, images.contiguous(memory_format=torch.channels_last), points, published_grid=False
-        )
-        with torch.autocast(device.type, enabled=False):
-            features0, features1 = features.float().chunk(2)
-            descriptor, orientation = self._losses(features0, features1, points0, points1, kept, pairs)
-            true_shifts = shifts_of(local_rotations(pairs.H_1_from_0, points0), self.network.order)
-            right = share_of_right_shifts(features0, features1, true_shifts, kept)
+        with compute.autocast():
+            features = sample_features(
+                self.network, images.contiguous(memory_format=torch.channels_last), points, published_grid=False
+            )
+        features0, features1 = features.float().chunk(2)
+        descriptor, orientation = self._losses(features0, features1, points0, points1, kept, pairs)
+        true_shifts = shifts_of(local_rotations(pairs.H_1_from_0, points0), self.network.order)
+        right = share_of_right_shifts(features0, features1, true_shifts, kept)
         total = descriptor + config.losses.orientation_weight * orientation
         return Loss(total, {"descriptor": descriptor, "orientation": orientation, "right_shifts": right})
 

@@ -30,7 +30,7 @@ from tiepoint.matchers.roma_network import (
 )
 from tiepoint.networks.residual_trunk import ResidualTrunk
 from tiepoint.networks.vit import Block
-from tiepoint.training.engine import LoopConfig, Loss, Task
+from tiepoint.training.engine import Compute, LoopConfig, Loss, Task
 from tiepoint.training.pairs import PairConfig, difficulty_at, make_pairs
 from tiepoint.training.parallax import ParallaxConfig
 from tiepoint.training.photographs import Photographs
@@ -129,27 +129,28 @@ class RomaTraining(Task):
         self.config, self.photographs = config, photographs
         self.validation = RomaValidation(held_out, config.pairs, config.num_validation, config.loop.seed)
 
-    def loss(self, batch_size: int, progress: float, generator: Generator, device: torch.device) -> Loss:
+    def loss(self, batch_size: int, progress: float, generator: Generator, compute: Compute) -> Loss:
         config = self.config
         indices = torch.randint(len(self.photographs), (batch_size,), generator=generator)
         difficulty = difficulty_at(progress, config.pairs.easy_share)
-        pairs = make_pairs(self.photographs, indices, config.pairs, difficulty, generator, device)
+        pairs = make_pairs(self.photographs, indices, config.pairs, difficulty, generator, compute.device)
         partners = draw_partners(indices, config.unrelated_share, generator)
-        related = (partners == torch.arange(batch_size)).repeat(2).to(device)
+        related = (partners == torch.arange(batch_size)).repeat(2).to(compute.device)
 
         # Every view is encoded once and matched both ways: rows are 0 to 1, then 1 to 0.
         views = torch.cat([pairs.views0.images, pairs.views1.images])
-        queries = self.network.encode(as_seen(partly_gray(views, config.gray_share, generator)))
-        targets = rows_of(queries, torch.cat([partners + batch_size, partners]).to(device))
+        with compute.autocast():
+            queries = self.network.encode(as_seen(partly_gray(views, config.gray_share, generator)))
+        targets = rows_of(queries, torch.cat([partners + batch_size, partners]).to(compute.device))
         truths = {scale: true_warps(pairs, map_size(queries, scale)).where(related) for scale in SCALES}
-        coarse = self.network.coarse_match(queries, targets)
-        stages = self._refined(queries, targets, coarse, truths, config.guided_share * (1 - progress), generator)
-        with torch.autocast(device.type, enabled=False):
-            features = queries.maps[COARSE], targets.maps[COARSE]
-            parts = coarse_losses(coarse, features, truths[COARSE], config.losses)
-            for stage in stages:
-                radius = self.network.config.correlation_radii.get(stage.step.scale)
-                parts |= refiner_losses(stage, radius, queries.size, config.losses)
+        with compute.autocast():
+            coarse = self.network.coarse_match(queries, targets)
+            stages = self._refined(queries, targets, coarse, truths, config.guided_share * (1 - progress), generator)
+        features = queries.maps[COARSE], targets.maps[COARSE]
+        parts = coarse_losses(coarse, features, truths[COARSE], config.losses)
+        for stage in stages:
+            radius = self.network.config.correlation_radii.get(stage.step.scale)
+            parts |= refiner_losses(stage, radius, queries.size, config.losses)
         return Loss(weighted_sum(parts, config.losses), parts)
 
     def _refined(

@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 from tiepoint.matchers.base import Extractor, SparseMatcher
 from tiepoint.matchers.superglue import SuperGlue, SuperGlueConfig, log_assignment
 from tiepoint.matchers.superglue_matcher import SuperGlueMatcher, SuperGlueOptions
-from tiepoint.training.engine import LoopConfig, Loss, Task, generator_of
+from tiepoint.training.engine import Compute, LoopConfig, Loss, Task, generator_of
 from tiepoint.training.feature_pool import FeaturePool, PairOfFeatures, PoolConfig
 from tiepoint.training.pairs import PairConfig
 from tiepoint.training.photographs import Photographs
@@ -75,13 +75,12 @@ class SuperGlueTraining(Task):
         self.network = network or self._untrained()
         self.held_out = held_out_pairs(held_out, config.pairs, config.num_validation, config.loop.seed)
 
-    def loss(self, batch_size: int, progress: float, generator: Generator, device: torch.device) -> Loss:
-        pairs = self._drawn(batch_size, generator, device)
+    def loss(self, batch_size: int, progress: float, generator: Generator, compute: Compute) -> Loss:
+        pairs = self._drawn(batch_size, generator, compute.device)
         truth = true_matches(pairs, self.config.positive_px, self.config.negative_px)
-        with torch.autocast(device.type, enabled=False):
-            outputs = list(self.network.layer_outputs(pairs.features0, pairs.features1))
-            supervised = outputs[2::2] if self.config.deep_supervision else outputs[-1:]
-            losses = [self._loss_of(x0, x1, truth) for x0, x1 in supervised]
+        outputs = list(self.network.layer_outputs(pairs.features0, pairs.features1))  # in fp32, which it needs
+        supervised = outputs[2::2] if self.config.deep_supervision else outputs[-1:]
+        losses = [self._loss_of(x0, x1, truth) for x0, x1 in supervised]
         matched, unmatched = (torch.stack(parts).mean() for parts in zip(*losses, strict=True))
         return Loss((matched + unmatched) / 2, {"matched": matched, "unmatched": unmatched})
 

@@ -20,7 +20,7 @@ from tiepoint.matchers.superpoint import CELL_PX, SuperPoint, SuperPointMaps
 from tiepoint.matchers.superpoint_extractor import PRESETS, SuperPointExtractor
 from tiepoint.training.description import choose_points, hinge, info_nce, sample_batch, sparse_hinge
 from tiepoint.training.detection import cell_labels, detector_loss
-from tiepoint.training.engine import LoopConfig, Loss, Task
+from tiepoint.training.engine import Compute, LoopConfig, Loss, Task
 from tiepoint.training.label import Labels
 from tiepoint.training.magicpoint import untrained
 from tiepoint.training.pairs import PairConfig, ViewPairs, difficulty_at, make_pairs
@@ -99,22 +99,22 @@ class SuperPointTraining(Task):
         self.config, self.photographs, self.labels = config, photographs, labels
         self.held_out = held_out_pairs(held_out, config.pairs, config.num_validation, config.loop.seed)
 
-    def loss(self, batch_size: int, progress: float, generator: Generator, device: torch.device) -> Loss:
+    def loss(self, batch_size: int, progress: float, generator: Generator, compute: Compute) -> Loss:
         config = self.config
         indices = torch.randint(len(self.photographs), (batch_size,), generator=generator)
         difficulty = difficulty_at(progress, config.pairs.easy_share)
-        pairs = make_pairs(self.photographs, indices, config.pairs, difficulty, generator, device)
-        keypoints = self.labels.batch(indices, device)
+        pairs = make_pairs(self.photographs, indices, config.pairs, difficulty, generator, compute.device)
+        keypoints = self.labels.batch(indices, compute.device)
         keypoints0 = transform_points(pairs.H_view0_from_source, keypoints)
         keypoints1 = transform_points(pairs.H_view1_from_source, keypoints)
 
         images = torch.cat([pairs.views0.images, pairs.views1.images])
         valid = torch.cat([pairs.views0.valid, pairs.views1.valid])
-        maps = self.network(images.contiguous(memory_format=torch.channels_last))
+        with compute.autocast():
+            maps = self.network(images.contiguous(memory_format=torch.channels_last))
         labels = cell_labels(torch.cat([keypoints0, keypoints1]), config.pairs.size, valid, generator)
-        detector = detector_loss(maps.logits, labels)
-        with torch.autocast(device.type, enabled=False):
-            descriptor = self._descriptor_loss(maps, pairs, keypoints0, generator)
+        detector = detector_loss(maps.logits.float(), labels)
+        descriptor = self._descriptor_loss(maps, pairs, keypoints0, generator)
         total = config.detector_weight * detector + config.descriptor.weight * descriptor
         return Loss(total, {"detector": detector, "descriptor": descriptor})
 
