@@ -3,7 +3,8 @@
     python benchmarks/held_out_warps.py PHOTOS [--method sift --method superpoint+superglue ...] [--pairs 100]
 
 Views of 240 x 320, of a seed that no training uses: one near upright, the other changed in light alone, in viewpoint
-with rotation up to 45 degrees, or in viewpoint with any rotation; all with noise, blur and compression.
+with rotation up to 45 degrees, in viewpoint with any rotation, or in that and light; all with noise, blur and
+compression.
 `nearest` is mutual nearest neighbours without a ratio test, what SuperGlue is compared with.
 """
 
@@ -31,28 +32,40 @@ CONDITIONS = {
     ),
     "Viewpoint, rotation within ±45 degrees": PairConfig(size=SIZE, warp1=WarpConfig(rotation_deg=45)),
     "Viewpoint, any rotation": PairConfig(size=SIZE, warp1=WarpConfig(rotation_deg=180)),
+    "Viewpoint, any rotation, light": PairConfig(
+        size=SIZE, warp1=WarpConfig(rotation_deg=180), photometric=STRONG_LIGHT
+    ),
 }
-METHODS = ("sift", "orb", "superpoint", "superpoint+superglue", "sift+superglue", "loftr", "relf")
+METHODS = ("sift", "orb", "superpoint", "superpoint+superglue", "sift+superglue", "loftr", "roma-small", "relf")
+
+Figures = dict[str, float]
 
 
-def tables(photographs: Path, methods: Sequence[str], count: int) -> str:
-    """A Markdown table for each condition; columns in % but for the count of correct matches."""
+def figures(photographs: Path, methods: Sequence[str], count: int) -> dict[str, dict[str, Figures]]:
+    """Of each condition, of each method, what `judge` says of `count` pairs."""
     store = open_photographs(photographs, cache_folder().parent / "photographs", StoreConfig())
     compared = {**{name: matcher(name) for name in methods}, "sift, nearest": _sift_without_ratio()}
+    return {
+        title: {name: judge(method, pairs) for name, method in compared.items()}
+        for title, config in CONDITIONS.items()
+        for pairs in [held_out_pairs(store, config, count, SEED)]
+    }
+
+
+def tables(found: dict[str, dict[str, Figures]], count: int) -> str:
+    """A Markdown table for each condition; columns in % but for the count of correct matches."""
     parts = []
-    for title, config in CONDITIONS.items():
-        pairs = held_out_pairs(store, config, count, SEED)
+    for title, methods in found.items():
         lines = [
-            f"**{title}** ({len(pairs)} pairs of {SIZE[1]} x {SIZE[0]})\n",
+            f"**{title}** ({count} pairs of {SIZE[1]} x {SIZE[0]})\n",
             "| method | MMA@1/3 | correct matches | AUC@3/5 |",
             "|---|---:|---:|---:|",
         ]
-        for name, method in compared.items():
-            f = judge(method, pairs)
-            lines.append(
-                f"| {name} | {100 * f['MMA_1']:.1f}/{100 * f['MMA_3']:.1f} | {f['correct']:.0f} "
-                f"| {100 * f['AUC_3']:.1f}/{100 * f['AUC_5']:.1f} |"
-            )
+        lines += [
+            f"| {name} | {100 * f['MMA_1']:.1f}/{100 * f['MMA_3']:.1f} | {f['correct']:.0f} "
+            f"| {100 * f['AUC_3']:.1f}/{100 * f['AUC_5']:.1f} |"
+            for name, f in methods.items()
+        ]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
@@ -67,7 +80,8 @@ def main() -> None:
     parser.add_argument("--method", action="append", help=f"default: {', '.join(METHODS)}")
     parser.add_argument("--pairs", type=int, default=100)
     arguments = parser.parse_args()
-    print(tables(arguments.photographs, arguments.method or METHODS, arguments.pairs))
+    found = figures(arguments.photographs, arguments.method or METHODS, arguments.pairs)
+    print(tables(found, arguments.pairs))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,69 @@
+"""Time and memory of one pair of photographs by a method, in a process of its own.
+
+    python benchmarks/pair_cost.py PHOTOGRAPH0 PHOTOGRAPH1 [--method sift --method loftr ...]
+
+Time is the median of five pairs, both images encoded anew, on all cores; memory is the process's peak, Python and
+libraries included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tiepoint.images import read_image
+from tiepoint.matchers import matcher
+
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Cost:
+    milliseconds: float
+    peak_mb: float
+
+
+def cost(method: str, photographs: tuple[Path, Path]) -> Cost:
+    """Measured in a new process."""
+    command = [sys.executable, __file__, *map(str, photographs), "--one", method]
+    return Cost(**json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+
+
+def measured(method: str, photographs: tuple[Path, Path]) -> Cost:
+    """Measured in this process, whose peak holds whatever ran before."""
+    image0, image1 = map(read_image, photographs)
+    match = matcher(method)
+    match(image0, image1)
+    seconds = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        match(image0, image1)
+        seconds.append(time.perf_counter() - start)
+    return Cost(1e3 * statistics.median(seconds), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("photographs", type=Path, nargs=2)
+    parser.add_argument("--method", action="append", default=[])
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    photographs = (arguments.photographs[0], arguments.photographs[1])
+    if arguments.one:
+        found = measured(arguments.one, photographs)
+        print(json.dumps({"milliseconds": found.milliseconds, "peak_mb": found.peak_mb}))
+        return
+    for method in arguments.method or ["sift"]:
+        found = cost(method, photographs)
+        print(f"{method:22} {found.milliseconds:8.0f} ms  {found.peak_mb:6.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
