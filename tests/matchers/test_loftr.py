@@ -13,12 +13,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from safetensors.torch import save_file  # noqa: E402
+
 from tiepoint.images import Image  # noqa: E402
+from tiepoint.matchers import loftr  # noqa: E402
 from tiepoint.matchers.base import MatcherOptions  # noqa: E402
-from tiepoint.matchers.loftr import Loftr, LoftrOptions, build_loftr, settings_of  # noqa: E402
+from tiepoint.matchers.loftr import Loftr, LoftrOptions, build_loftr, load_loftr, settings_of  # noqa: E402
 from tiepoint.networks.loftr import CONFIGS, SMALL, LoftrConfig, LoftrNetwork  # noqa: E402
 from tiepoint.weights.catalogue import WEIGHTS  # noqa: E402
-from tiepoint.weights.store import WeightsError  # noqa: E402
+from tiepoint.weights.store import WeightsError, find_weights  # noqa: E402
 
 PARITY = Path(__file__).parents[1] / "parity"
 
@@ -137,6 +140,22 @@ def test_named_weights_have_their_settings():
     assert CONFIGS["loftr-outdoor-ds"].position_code == "old"
     assert CONFIGS["loftr-outdoor-ot"].matching == "optimal_transport"
     assert settings_of("/tmp/outdoor_ot.ckpt", {}) == CONFIGS["loftr-outdoor-ot"]
+
+
+def test_shipped_weights_are_set_up_by_their_card(monkeypatch):
+    asked = []
+    monkeypatch.setattr(loftr, "_settings_on_card", lambda card: asked.append(card) or SMALL)
+    assert load_loftr("tiepoint-loftr").config == SMALL
+    assert asked == [find_weights("tiepoint-loftr").with_suffix(".json")]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"config": {}}', '{"config": {"network": {"widths": [8, 8, 6]}}}'])
+def test_a_card_that_is_not_loftrs_is_named(tmp_path, text):
+    path = tmp_path / "mine.safetensors"
+    save_file(LoftrNetwork(SMALL).state_dict(), path)
+    path.with_suffix(".json").write_text(text)
+    with pytest.raises(WeightsError, match=r"mine\.json"):
+        load_loftr(str(path))
 
 
 @pytest.mark.parametrize("matching", ["dual_softmax", "optimal_transport"])

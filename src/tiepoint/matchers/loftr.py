@@ -19,7 +19,7 @@ from tiepoint.networks.devices import device_and_dtype
 from tiepoint.networks.loftr import CELL, CONFIGS, LoftrConfig, LoftrNetwork, config_of
 from tiepoint.networks.loftr_inference import EncodedImage, LoftrInference
 from tiepoint.weights.catalogue import WEIGHTS
-from tiepoint.weights.store import WeightsError, default_weights, load_strictly, load_weights
+from tiepoint.weights.store import WeightsError, default_weights, find_weights, load_strictly, load_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,23 +165,27 @@ def settings_of(source: str, state: Mapping[str, Tensor]) -> LoftrConfig:
 
     Named weights, and files called as they are published, have their settings in `networks.loftr.CONFIGS`. Any
     other file is taken for one that this project's training has made: its card, the .json beside it, has them; the
-    tensors tell them where it is lost, all but what differs from our own kind in the fields that have no tensor.
+    tensors tell them where there is none, all but what differs from our own kind in the fields that have no tensor.
+    Raises WeightsError where the card is not of a LoFTR.
     """
     by_file = {entry.file_name: entry.name for entry in WEIGHTS.values() if entry.method == "loftr"}
     name = source if source in WEIGHTS else by_file.get(Path(source).name)
     if name in CONFIGS:
         return CONFIGS[name]
-    return _settings_on_card(Path(source).with_suffix(".json")) or config_of(state)
+    card = find_weights(source).with_suffix(".json")
+    return _settings_on_card(card) if card.exists() else config_of(state)
 
 
-def _settings_on_card(card: Path) -> LoftrConfig | None:
-    """`config.network` of what `tiepoint weights export` writes for a run of LoFTR; None if this is no such card."""
+def _settings_on_card(card: Path) -> LoftrConfig:
+    """`config.network` of what `tiepoint weights export` writes for a run of LoFTR."""
     try:
-        described = json.loads(card.read_text(encoding="utf-8"))
-        settings = described["config"]["network"]
+        settings = json.loads(card.read_text(encoding="utf-8"))["config"]["network"]
         return LoftrConfig(**{**settings, "widths": tuple(settings["widths"])})
-    except (OSError, ValueError, TypeError, LookupError):
-        return None
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise WeightsError(
+            f"{card}: expected the card of a LoFTR, as `tiepoint weights export` writes it, got {error!r}; "
+            "without that file the settings are read from the tensors"
+        ) from error
 
 
 def _whole_cells(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
