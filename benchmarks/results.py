@@ -17,6 +17,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import dense_warps
 import held_out_warps
 import pair_cost
 
@@ -123,7 +124,7 @@ def main() -> None:
     reports = {section.name: _report(section, data, out, arguments.workers) for section in SECTIONS}
     warps = held_out_warps.figures(data / "val", held_out_warps.METHODS, NUM_WARPS)
     parts = [_section(section, reports[section.name], data, out) for section in SECTIONS]
-    parts.insert(1, _known_warps(data / "val", warps))
+    parts[1:1] = [_known_warps(data / "val", warps), _dense_warps(data / "val")]
     side_by_side = _side_by_side(reports, warps, data / "eval/homography/deeppcb/00041041")
     text = "\n\n".join([_head(arguments.workers), side_by_side, *parts]) + "\n"
     write_atomically(DOCS / "results.md", text)
@@ -211,6 +212,17 @@ def _known_warps(photographs: Path, warps: dict[str, dict[str, dict[str, float]]
     command = f"    python benchmarks/held_out_warps.py {photographs.as_posix()}"
     tables = held_out_warps.tables(warps, NUM_WARPS)
     return "\n\n".join(["## Known warps of held-out photographs", text, command, tables])
+
+
+def _dense_warps(photographs: Path) -> str:
+    text = (
+        "`roma-small` on views of 224 x 224 of photographs that no training has seen: EPE is the median error over all "
+        "pixels that both views show, PCK@t the share of them within t px, in %. Certainty is judged as a classifier "
+        "of the pixels that the other view shows, and by its mean where the other picture is of something else."
+    )
+    command = f"    python benchmarks/dense_warps.py {photographs.as_posix()}"
+    found = dense_warps.table(photographs, NUM_WARPS)
+    return "\n\n".join(["## Dense warps of held-out photographs", text, command, found])
 
 
 def _head(workers: int) -> str:

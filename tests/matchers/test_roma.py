@@ -13,7 +13,9 @@ from tiepoint.images import Image  # noqa: E402
 from tiepoint.matchers import roma_network  # noqa: E402
 from tiepoint.matchers.base import MatcherOptions  # noqa: E402
 from tiepoint.matchers.roma import (  # noqa: E402
+    PRESETS,
     ROMA_SMALL_CONFIG,
+    SMALL_PRESETS,
     Roma,
     RomaOptions,
     build_roma,
@@ -201,13 +203,14 @@ def test_training_overfits_a_shift() -> None:
 
 
 def test_presets_follow_the_size_allowed() -> None:
-    assert options_for(MatcherOptions(), 864) == RomaOptions()
-    assert options_for(MatcherOptions(max_size_px=863), 864).upsample_px is None
-    assert options_for(MatcherOptions(max_size_px=300, max_num_keypoints=7), 864) == RomaOptions(
+    assert options_for(MatcherOptions(), PRESETS, 864) == RomaOptions()
+    assert options_for(MatcherOptions(max_size_px=863), PRESETS, 864).upsample_px is None
+    assert options_for(MatcherOptions(max_size_px=300, max_num_keypoints=7), PRESETS, 864) == RomaOptions(
         resolution_px=224, upsample_px=None, num_matches=7
     )
     with pytest.raises(ValueError, match="at least 224"):
-        options_for(MatcherOptions(max_size_px=200), 864)
+        options_for(MatcherOptions(max_size_px=200), PRESETS, 864)
+    assert options_for(MatcherOptions(), SMALL_PRESETS, 448) == RomaOptions(resolution_px=224, upsample_px=448)
 
 
 @pytest.mark.parametrize("wrong", [{"resolution_px": 500}, {"upsample_px": 400}, {"upsample_px": 860}])

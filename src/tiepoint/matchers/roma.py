@@ -77,6 +77,12 @@ PRESETS: Mapping[int, RomaOptions] = {
     864: RomaOptions(resolution_px=560, upsample_px=864),
     1344: RomaOptions(resolution_px=672, upsample_px=1344),
 }
+# The small form's coarse match is trained at 224 px and falls off above; its refiners gain by a larger second pass.
+SMALL_PRESETS: Mapping[int, RomaOptions] = {
+    224: RomaOptions(resolution_px=224, upsample_px=None),
+    448: RomaOptions(resolution_px=224, upsample_px=448),
+    672: RomaOptions(resolution_px=224, upsample_px=672),
+}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -192,13 +198,13 @@ def _in_picture(positions: Tensor, extent: tuple[float, float]) -> Tensor:
     return (positions[0] <= 2 * extent[0] - 1) & (positions[1] <= 2 * extent[1] - 1)
 
 
-def options_for(options: MatcherOptions, default_size_px: int) -> RomaOptions:
-    """The largest preset within `max_size_px`. Raises ValueError for less than the smallest preset."""
+def options_for(options: MatcherOptions, presets: Mapping[int, RomaOptions], default_size_px: int) -> RomaOptions:
+    """The largest of `presets` within `max_size_px`. Raises ValueError for less than the smallest."""
     allowed = default_size_px if options.max_size_px is None else options.max_size_px
-    sizes = [size for size in PRESETS if size <= allowed]
+    sizes = [size for size in presets if size <= allowed]
     if not sizes:
-        raise ValueError(f"max_size_px: RoMa needs at least {min(PRESETS)}, got {allowed}")
-    preset = PRESETS[max(sizes)]
+        raise ValueError(f"max_size_px: RoMa needs at least {min(presets)}, got {allowed}")
+    preset = presets[max(sizes)]
     if options.max_num_keypoints is None:
         return preset
     return replace(preset, num_matches=options.max_num_keypoints)
@@ -221,15 +227,15 @@ def load_network(config: RomaConfig, weights: str) -> RomaNetwork:
 
 def build_roma(options: MatcherOptions) -> Roma:
     """RoMa with DINOv2 ViT-L/14 and VGG19."""
-    return _build("roma", ROMA_CONFIG, options, default_size_px=864)
+    return _build("roma", ROMA_CONFIG, options_for(options, PRESETS, default_size_px=864), options)
 
 
 def build_roma_small(options: MatcherOptions) -> Roma:
     """RoMa's small form: a trunk of its own in place of DINOv2, narrow refiners, 32 x 32 anchors."""
-    return _build("roma-small", ROMA_SMALL_CONFIG, options, default_size_px=448)
+    return _build("roma-small", ROMA_SMALL_CONFIG, options_for(options, SMALL_PRESETS, default_size_px=448), options)
 
 
-def _build(name: str, config: RomaConfig, options: MatcherOptions, *, default_size_px: int) -> Roma:
+def _build(name: str, config: RomaConfig, preset: RomaOptions, options: MatcherOptions) -> Roma:
     device, dtype = device_and_dtype(options.device, options.precision)
     network = load_network(config, options.weights or default_weights(name))
-    return Roma(network, options_for(options, default_size_px), name=name, device=device, dtype=dtype)
+    return Roma(network, preset, name=name, device=device, dtype=dtype)
