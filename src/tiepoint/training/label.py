@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tiepoint.images import write_atomically
 from tiepoint.matchers.superpoint import SuperPoint, keypoint_probability, refined, suppress
+from tiepoint.networks.devices import computes_in_bf16
 from tiepoint.training.engine import generator_of
 from tiepoint.training.photographs import Photographs
 from tiepoint.training.warps import WarpConfig, pixel_grid, render, sample_homographies, transform_points
@@ -172,7 +173,7 @@ def network_detector(network: SuperPoint) -> Detector:
     def detect(images: Tensor) -> Tensor:
         chunks = []
         for chunk in torch.split(images, 16):
-            with torch.autocast(images.device.type, torch.bfloat16):
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=computes_in_bf16(images.device)):
                 logits = network.detector(network.encoded(chunk.contiguous(memory_format=torch.channels_last)))
             chunks.append(keypoint_probability(logits.float()))
         return torch.cat(chunks)
