@@ -1,10 +1,12 @@
-"""What group aligning is worth before any training: photographs turned about their centre, Roto-360's way.
+"""What group aligning is worth, before any training or after it: photographs turned about their centre, as in Roto-360.
 
-    python benchmarks/relf_rotation.py FOLDER [--photographs 3] [--step-deg 30]
+    python benchmarks/relf_rotation.py FOLDER [--weights tiepoint-relf] [--photographs 3] [--step-deg 30]
 
-The first photographs of FOLDER are turned on a canvas of their own size with black fill; the last ones only fit the
-normalisations of a re_resnet C16 with random weights. All descriptors share SIFT's keypoints and are matched by
-mutual nearest neighbours; MMA@t is the share of matches within t px, averaged over the pairs.
+The first photographs of FOLDER are turned on a canvas of their own size with black fill. Without weights the network
+is a re_resnet C16 with random ones, whose normalisations are fitted to the last photographs. All descriptors share
+SIFT's keypoints and are matched by mutual nearest neighbours; MMA@t is the share of matches within t px, averaged
+over the pairs. Last the error of equivariance: how far the features of a picture turned by 22.5 degrees lie from
+those of the upright one, shifted by one orientation, relative to their length.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ from torch import Tensor
 
 from tiepoint.geometry import Features
 from tiepoint.images import Image, read_image, rgb_view
+from tiepoint.matchers.base import MatcherOptions
 from tiepoint.matchers.nearest import NearestNeighbours
-from tiepoint.matchers.relf import RelfConfig, RelfExtractor
+from tiepoint.matchers.relf import RelfConfig, RelfExtractor, relf_config
 from tiepoint.matchers.relf_sampling import align, group_pool, orientation_candidates, orientation_histogram
+from tiepoint.matchers.relf_weights import load_relf
 from tiepoint.matchers.sift import Sift
 from tiepoint.networks.equivariant_resnet import ReResNet
 from tiepoint.networks.group_convolution import FieldBatchNorm
@@ -98,16 +102,33 @@ def describe(image: Image, extractor: RelfExtractor) -> dict[str, Features]:
     return described
 
 
+def equivariance_error(image: Image, extractor: RelfExtractor) -> float:
+    """At keypoints in the disc around the centre that stays in the picture when it turns by 22.5 degrees."""
+    other, matrix = turned(image, -360 / extractor.network.order)  # clockwise, the order of the orientations
+    keypoints = extractor.detector.extract(image).keypoints
+    centre = (np.array(image.size) - 1) / 2
+    inside = np.linalg.norm(keypoints - centre, axis=1) < 0.6 * centre.min()
+    there = (keypoints[inside] @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+    before = extractor.features_at(image, keypoints[inside])
+    after = extractor.features_at(other, there)
+    return min(float((after - before.roll(shift, dims=2)).norm() / before.norm()) for shift in (1, -1))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--photographs", type=int, default=3)
     parser.add_argument("--step-deg", type=float, default=30.0)
+    parser.add_argument("--weights", help="by name or file; none for random ones")
     options = parser.parse_args()
     torch.set_num_threads(2)
     files = sorted(options.folder.glob("*.jpg"))
-    network = untrained_network([read_image(file) for file in files[-NUM_FITTING:]])
-    extractor = RelfExtractor(network, Sift(max_num_keypoints=1024), RelfConfig())
+    if options.weights:
+        model = load_relf(options.weights)
+        network, config = model.network, relf_config(model, MatcherOptions())
+    else:
+        network, config = untrained_network([read_image(file) for file in files[-NUM_FITTING:]]), RelfConfig()
+    extractor = RelfExtractor(network, Sift(max_num_keypoints=1024), config)
     matcher = NearestNeighbours(ratio=None)
     rows: dict[str, list[tuple[float, ...]]] = {}
     for file in files[: options.photographs]:
@@ -125,6 +146,8 @@ def main() -> None:
     for name, values in rows.items():
         *right, matches, points = np.mean(values, axis=0)
         print(f"| {name} | {' / '.join(f'{v:.1f}' for v in right)} | {matches:.0f} | {points:.0f} |")
+    errors = [equivariance_error(read_image(file), extractor) for file in files[: options.photographs]]
+    print(f"\nequivariance error at 22.5 degrees: {', '.join(f'{error:.2f}' for error in errors)}")
 
 
 if __name__ == "__main__":

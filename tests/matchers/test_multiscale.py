@@ -8,7 +8,7 @@ import pytest
 
 from tiepoint.geometry import Matches
 from tiepoint.images import Image
-from tiepoint.matchers.base import Matcher
+from tiepoint.matchers.base import Matcher, MatcherOptions
 from tiepoint.matchers.multiscale import (
     Box,
     Multiscale,
@@ -17,6 +17,7 @@ from tiepoint.matchers.multiscale import (
     TileOptions,
     dense_region,
     join,
+    looking,
     tiles,
     within,
 )
@@ -166,3 +167,20 @@ def test_impossible_options_are_refused():
         TileOptions(tile_px=100, overlap_px=60)
     with pytest.raises(ValueError, match="above 0"):
         MultiscaleOptions(region_size_px=0)
+
+
+def test_a_look_sets_the_sizes():
+    asked = []
+
+    def build(options):
+        asked.append(options.max_size_px)
+        return Reader()
+
+    assert isinstance(looking(build, MatcherOptions()), Reader)
+    several = looking(build, MatcherOptions(look="multiscale", max_size_px=1400))
+    assert isinstance(several, Multiscale)
+    assert several.options == MultiscaleOptions(sizes_px=(800, 1050), region_size_px=1400)
+    cut = looking(build, MatcherOptions(look="tiled", max_size_px=96))
+    assert isinstance(cut, Tiled)
+    assert cut.options == TileOptions(tile_px=96, guide_size_px=96, overlap_px=48)
+    assert asked == [None, 1400, 192]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from tiepoint.matchers.base import Precision, Search
+    from tiepoint.matchers.base import Look, Precision, Search
 
 
 def method_options(*, default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -48,6 +48,14 @@ def matcher_options(command: Callable[..., None]) -> Callable[..., None]:
             is_flag=True,
             help="Try image 1 turned by 0, 90, 180 and 270 degrees, for methods that do not turn.",
         ),
+        click.option(
+            "--look",
+            type=click.Choice(["once", "multiscale", "tiled"]),
+            default="once",
+            show_default=True,
+            help="multiscale: at two sizes, then at the region both images show, larger (long side --max-size, "
+            "1120 px by default). tiled: the whole, then image 0 in tiles of --max-size (1024 px) at full size.",
+        ),
     )
 
     @functools.wraps(command)
@@ -61,6 +69,7 @@ def matcher_options(command: Callable[..., None]) -> Callable[..., None]:
         commercial_only: bool,
         search: Search,
         four_way: bool,
+        look: Look,
         **others: Any,
     ) -> None:
         from tiepoint.matchers import MatcherOptions
@@ -72,6 +81,7 @@ def matcher_options(command: Callable[..., None]) -> Callable[..., None]:
             device=device,
             precision=precision,
             four_way=four_way,
+            look=look,
             commercial_only=commercial_only,
             search=search,
         )

@@ -16,6 +16,7 @@ from tiepoint.images import Image
 Encoding = TypeVar("Encoding")
 Precision = Literal["fp32", "bf16", "fp16"]
 Search = Literal["exact", "flann"]
+Look = Literal["once", "multiscale", "tiled"]
 
 
 class Matcher(ABC, Generic[Encoding]):
@@ -115,6 +116,7 @@ class MatcherOptions:
     search: of nearest neighbours of classical descriptors: exact, or approximate by FLANN.
     commercial_only: refuse named weights whose licence forbids commercial use.
     four_way: try image 1 turned by 0, 90, 180 and 270 degrees and keep the best, for methods that do not turn.
+    look: once; at several sizes and again at the region both images show; or tile by tile (`multiscale.looking`).
     """
 
     max_size_px: int | None = None
@@ -123,5 +125,6 @@ class MatcherOptions:
     device: str = "cpu"
     precision: Precision = "fp32"
     four_way: bool = False
+    look: Look = "once"
     commercial_only: bool = False
     search: Search = "exact"

@@ -9,6 +9,7 @@ from typing import Any
 
 from tiepoint.matchers.base import FeatureMatcher, Matcher, MatcherOptions, SparseMatcher
 from tiepoint.matchers.four_way import FourWay
+from tiepoint.matchers.multiscale import looking
 from tiepoint.matchers.nearest import Flann, NearestNeighbours
 from tiepoint.matchers.orb import Orb
 from tiepoint.matchers.sift import Sift
@@ -51,7 +52,7 @@ def matcher(name: str, options: MatcherOptions | None = None) -> Matcher[Any]:
     for entry in (WEIGHTS.get(weights) for weights in (options.weights or "").split("+")):
         if options.commercial_only and entry is not None and not entry.commercial_use:
             raise ValueError(f"weights {entry.name}: their licence forbids commercial use: {entry.licence}")
-    built = method.build(options)
+    built = looking(method.build, options)
     return FourWay(built) if options.four_way else built
 
 

@@ -6,9 +6,9 @@ joined, the region that both photographs show is found from them, cut out, and m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tiepoint.geometry import Matches
 from tiepoint.images import Image, ResizeMap, fitted_size, resize
-from tiepoint.matchers.base import Matcher
+from tiepoint.matchers.base import Matcher, MatcherOptions
 
 Encoding = TypeVar("Encoding")
 
@@ -293,3 +293,20 @@ def _full_size(points: NDArray[np.float32], seen: View[Encoding]) -> NDArray[np.
 def _check_positive(*values: float | None) -> None:
     if any(value is not None and value <= 0 for value in values):
         raise ValueError(f"expected sizes, counts and distances above 0, got {values}")
+
+
+def looking(build: Callable[[MatcherOptions], Matcher[Any]], options: MatcherOptions) -> Matcher[Any]:
+    """The matcher that `build` makes, looking as `options.look` says.
+
+    `options.max_size_px` is then of the largest look: the region that both images show (1120 px by default, the whole
+    images at 4/7 and 3/4 of that), or a tile (1024 px).
+    """
+    if options.look == "multiscale":
+        largest = options.max_size_px or 1120
+        sizes = MultiscaleOptions(sizes_px=(largest * 4 // 7, largest * 3 // 4), region_size_px=largest)
+        return Multiscale(build(replace(options, max_size_px=largest)), sizes)
+    if options.look == "tiled":
+        tile = options.max_size_px or 1024
+        tiles = TileOptions(tile_px=tile, guide_size_px=min(tile, 840), overlap_px=min(64, tile // 2))
+        return Tiled(build(replace(options, max_size_px=2 * tile)), tiles)
+    return build(options)

@@ -43,7 +43,7 @@ def auto_steps(options: MatcherOptions) -> list[Step]:
 
 def _turning(method: str, options: MatcherOptions) -> Matcher[Any]:
     """A learned method on image 1 turned as SIFT's orientations say, or four ways where they do not agree."""
-    upright = replace(options, four_way=False, weights=None, max_num_keypoints=None)
+    upright = replace(options, four_way=False, look="once", weights=None, max_num_keypoints=None)
     return FourWay(matcher(method, upright), SparseMatcher("sift", sift_extractor(options), NearestNeighbours()))
 
 
