@@ -209,9 +209,9 @@ _LOFTR: tuple[WeightsEntry, ...] = (
         "tiepoint-loftr",
         "loftr",
         3_155_144,
-        "03d1fe2dbd0c2faaf8a181e3c851b43207cca069007c3d6cef3f56263c860b7a",
-        "The small configuration, dual softmax, 1,100 steps of 4 pairs of 128 x 160 from 671 photographs, views "
-        "turned to 45 degrees. Long side 320: larger images lie beyond the position codes it was trained with.",
+        "f3338d9a0de95f755bcaf1f394c1102c5322ca0bbe5b007be75e6160c0dbd571",
+        "The small configuration, dual softmax, 1,100 and then 3,200 steps of 4 pairs of 128 x 160 from 671 "
+        "photographs, views turned to 45 degrees and placed anywhere in 640 x 640 px, the size it works at.",
     ),
     _loftr(
         "loftr-outdoor-ds",
