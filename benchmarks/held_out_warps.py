@@ -1,6 +1,6 @@
 """Methods on held-out photographs seen twice under known homographies, by Markdown tables.
 
-    python benchmarks/held_out_warps.py PHOTOS [--method sift --method superpoint+superglue ...] [--pairs 100]
+    python benchmarks/held_out_warps.py PHOTOS [--method sift --method superpoint+superglue ...] [--pairs 60]
 
 Views of 240 x 320, of a seed that no training uses: one near upright, the other changed in light alone, in viewpoint
 with rotation up to 45 degrees, in viewpoint with any rotation, or in that and light; all with noise, blur and
@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from tiepoint.matchers import Matcher, NearestNeighbours, Sift, SparseMatcher, matcher
 from tiepoint.training.pairs import PairConfig
-from tiepoint.training.photographs import StoreConfig, open_photographs
+from tiepoint.training.photographs import Photographs, StoreConfig, open_photographs
 from tiepoint.training.photometric import PhotometricConfig
 from tiepoint.training.validation import held_out_pairs, judge
 from tiepoint.training.warps import WarpConfig
@@ -38,18 +40,28 @@ CONDITIONS = {
 }
 METHODS = ("sift", "orb", "superpoint", "superpoint+superglue", "sift+superglue", "loftr", "roma-small", "relf")
 
+WITHOUT_RATIO = "sift, nearest"
+
 Figures = dict[str, float]
 
 
-def figures(photographs: Path, methods: Sequence[str], count: int) -> dict[str, dict[str, Figures]]:
+def figures(photographs: Path, methods: Sequence[str], count: int, workers: int) -> dict[str, dict[str, Figures]]:
     """Of each condition, of each method, what `judge` says of `count` pairs."""
-    store = open_photographs(photographs, cache_folder().parent / "photographs", StoreConfig())
-    compared = {**{name: matcher(name) for name in methods}, "sift, nearest": _sift_without_ratio()}
-    return {
-        title: {name: judge(method, pairs) for name, method in compared.items()}
-        for title, config in CONDITIONS.items()
-        for pairs in [held_out_pairs(store, config, count, SEED)]
-    }
+    stored(photographs)  # once, before all look
+    compared = (*methods, WITHOUT_RATIO)
+    tasks = [(photographs, title, method, count) for method in compared for title in CONDITIONS]
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        found = dict(zip(tasks, pool.map(judged, *zip(*tasks, strict=True)), strict=True))
+    return {title: {method: found[photographs, title, method, count] for method in compared} for title in CONDITIONS}
+
+
+def judged(photographs: Path, title: str, method: str, count: int) -> Figures:
+    pairs = held_out_pairs(stored(photographs), CONDITIONS[title], count, SEED)
+    return judge(_sift_without_ratio() if method == WITHOUT_RATIO else matcher(method), pairs)
+
+
+def stored(photographs: Path) -> Photographs:
+    return open_photographs(photographs, cache_folder().parent / "photographs", StoreConfig())
 
 
 def tables(found: dict[str, dict[str, Figures]], count: int) -> str:
@@ -78,9 +90,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("photographs", type=Path)
     parser.add_argument("--method", action="append", help=f"default: {', '.join(METHODS)}")
-    parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--pairs", type=int, default=60)
+    parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
-    found = figures(arguments.photographs, arguments.method or METHODS, arguments.pairs)
+    found = figures(arguments.photographs, arguments.method or METHODS, arguments.pairs, arguments.workers)
     print(tables(found, arguments.pairs))
 
 

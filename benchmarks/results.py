@@ -38,7 +38,7 @@ from tiepoint.plot.curves import save_charts
 
 METHODS = tuple(CatalogueMethod(name, MatcherOptions()) for name in held_out_warps.METHODS)
 CLASSICAL = tuple(CatalogueMethod(name, MatcherOptions()) for name in ("sift", "orb"))
-NUM_WARPS = 100
+NUM_WARPS = 60
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -122,7 +122,7 @@ def main() -> None:
     arguments = parser.parse_args()
     data, out = arguments.data, arguments.out
     reports = {section.name: _report(section, data, out, arguments.workers) for section in SECTIONS}
-    warps = held_out_warps.figures(data / "val", held_out_warps.METHODS, NUM_WARPS)
+    warps = held_out_warps.figures(data / "val", held_out_warps.METHODS, NUM_WARPS, arguments.workers)
     parts = [_section(section, reports[section.name], data, out) for section in SECTIONS]
     parts[1:1] = [_known_warps(data / "val", warps), _dense_warps(data / "val")]
     side_by_side = _side_by_side(reports, warps, data / "eval/homography/deeppcb/00041041")
