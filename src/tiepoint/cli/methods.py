@@ -14,7 +14,7 @@ def methods() -> None:
     """List the matching methods: what they are, their licence, what they need."""
     width = max(len(name) for name in METHODS)
     click.echo(
-        f"{'auto':{width}}  register's default: SIFT, then weaker keypoints, then learned methods, each only where"
+        f"{'auto':{width}}  register's default: SIFT, then weaker keypoints, then RELF and LoFTR, each only where"
     )
     click.echo(f"{'':{width}}  the one before is refused")
     installed = find_spec("torch") is not None

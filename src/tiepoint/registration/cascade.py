@@ -27,24 +27,25 @@ class Step:
 
 
 def auto_steps(options: MatcherOptions) -> list[Step]:
-    """SIFT; SIFT with weak keypoints too; then each learned method whose weights are on this machine.
+    """SIFT; SIFT with weak keypoints too; then the learned methods that find most of what SIFT does not.
 
-    Learned methods are made to turn, as SIFT holds to any rotation.
+    By docs/results.md those are RELF, where light and rotation change, and LoFTR, where light does; LoFTR, which holds
+    to 45 degrees, is made to turn. Methods whose weights are not on this machine are left out.
     """
     steps = [
         Step("sift", lambda: matcher("sift", options)),
         Step("sift, more keypoints", lambda: _searching_sift(options)),
     ]
     if find_spec("torch") is not None:
-        learned = [name for name in ("superpoint+superglue", "sift+superglue") if _has_weights(name)]
-        steps += [Step(name, lambda name=name: _turning(name, options)) for name in learned]  # type: ignore[misc]
+        upright = replace(options, four_way=False, look="once", weights=None, max_num_keypoints=None)
+        learned = [Step("relf", lambda: matcher("relf", upright)), Step("loftr", lambda: _turning("loftr", upright))]
+        steps += [step for step in learned if _has_weights(step.name)]
     return steps
 
 
 def _turning(method: str, options: MatcherOptions) -> Matcher[Any]:
     """A learned method on image 1 turned as SIFT's orientations say, or four ways where they do not agree."""
-    upright = replace(options, four_way=False, look="once", weights=None, max_num_keypoints=None)
-    return FourWay(matcher(method, upright), SparseMatcher("sift", sift_extractor(options), NearestNeighbours()))
+    return FourWay(matcher(method, options), SparseMatcher("sift", sift_extractor(options), NearestNeighbours()))
 
 
 def _searching_sift(options: MatcherOptions) -> Matcher[Any]:
