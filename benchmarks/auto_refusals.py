@@ -1,0 +1,45 @@
+"""What `auto` accepts of pictures that have nothing to do with the template, and how long it takes to refuse them.
+
+    python benchmarks/auto_refusals.py ../shared/data [--unrelated 122] [--seed 1]
+
+The pairs of `tiepoint evaluate registration`: photographs, mirrored and tiled pictures, patterns, other templates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+from tiepoint.evaluation.pairs import PlanePair
+from tiepoint.evaluation.registration_pairs import registration_pairs
+from tiepoint.matchers import MatcherOptions
+from tiepoint.registration.cascade import Cascade, auto_steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--unrelated", type=int, default=122)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    pairs = registration_pairs(arguments.data, unrelated=arguments.unrelated, seed=arguments.seed)
+    accepted, seconds = [], []
+    for pair in (pair for pair in pairs if not isinstance(pair, PlanePair)):
+        source, template = pair.source0.read().image, pair.source1.read().image
+        start = time.perf_counter()
+        result = Cascade(template, auto_steps(MatcherOptions())).register(source)
+        seconds.append(time.perf_counter() - start)
+        if result.accepted:
+            accepted.append(f"{pair.key} by {result.method}")
+            print(accepted[-1], flush=True)
+        if len(seconds) % 20 == 0:
+            print(f"{len(seconds)} pairs, {len(accepted)} accepted", flush=True)
+    print(
+        f"{len(seconds)} unrelated pairs: {len(accepted)} accepted; {statistics.median(seconds):.1f} s a pair (median)"
+    )
+
+
+if __name__ == "__main__":
+    main()
