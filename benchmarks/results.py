@@ -114,6 +114,13 @@ SECTIONS = (
 )
 
 
+WHEN = (
+    "What to use: `sift` first, `sift+superglue` for a little more of the same; `relf` where light changes and "
+    "pictures turn; `loftr` or `superpoint+superglue` where light changes and pictures stand upright; `roma-small` "
+    "where every pixel's place is wanted. `register` asks SIFT, and RELF and LoFTR for what SIFT refuses."
+)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", type=Path, nargs="?", default=Path("../shared/data"))
@@ -160,7 +167,7 @@ def _side_by_side(reports: dict[str, Report], warps: dict[str, dict[str, dict[st
             "(`benchmarks/pair_cost.py`).",
         ),
     )
-    return "\n\n".join(["## Side by side", str(table)])
+    return "\n\n".join(["## Side by side", str(table), WHEN])
 
 
 def _row(
