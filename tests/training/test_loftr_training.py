@@ -21,7 +21,7 @@ from tiepoint.networks.mutual_matching import (
     log_optimal_transport,
     optimal_transport,
 )
-from tiepoint.training import loftr as loftr_training
+from tiepoint.training import loftr_data
 from tiepoint.training.engine import Compute, Interrupted, LoopConfig, generator_of, train
 from tiepoint.training.export import export_weights
 from tiepoint.training.loftr import (
@@ -29,10 +29,9 @@ from tiepoint.training.loftr import (
     LoftrTraining,
     LoftrTrainingConfig,
     draw_cell,
-    held_out_parallax,
-    mean_accuracy,
     start_as_correlation,
 )
+from tiepoint.training.loftr_data import HeldOutViews, PhotographPairs, held_out_parallax, mean_accuracy
 from tiepoint.training.loftr_losses import (
     CellPairs,
     TrueCells,
@@ -66,6 +65,12 @@ def photographs(count: int = 4, side: int = 96) -> Photographs:
     coarse = rng.integers(0, 256, (count, 16, 16), np.uint8)
     pictures = [cv2.resize(blobs, (side, side), interpolation=cv2.INTER_CUBIC) for blobs in coarse]
     return Photographs([f"{i}.png" for i in range(count)], np.stack(pictures)[..., None], "blobs")
+
+
+def training(config: LoftrTrainingConfig = CONFIG) -> LoftrTraining:
+    pairs = PhotographPairs(photographs(), config.pairs, config.network.origin)
+    held_out = HeldOutViews(photographs(), config.pairs, config.num_validation, config.loop.seed)
+    return LoftrTraining(config, pairs, held_out)
 
 
 def shifted_pairs(x: float, y: float, size=(48, 64)) -> ViewPairs:
@@ -213,8 +218,8 @@ def test_half_precision_leaves_views_and_truth_exact(monkeypatch):
         seen.append(pairs)
         return true_cells(pairs, origin)
 
-    monkeypatch.setattr(loftr_training, "true_cells", watched)
-    task = LoftrTraining(CONFIG, photographs(), photographs())
+    monkeypatch.setattr(loftr_data, "true_cells", watched)
+    task = training()
     for dtype in (torch.float32, torch.bfloat16):
         assert task.loss(2, 0.9, generator_of(0, 0), Compute(CPU, dtype)).total.isfinite()
     full, half = seen
@@ -241,7 +246,7 @@ def test_the_loss_reaches_every_weight(focal, matching):
     config = dataclasses.replace(
         CONFIG, network=dataclasses.replace(TINY, matching=matching), losses=LoftrLossConfig(focal=focal)
     )
-    task = LoftrTraining(config, photographs(), photographs())
+    task = training(config)
     for layer in (*task.network.loftr_coarse.layers, *task.network.loftr_fine.layers):
         torch.nn.init.ones_(layer.norm2.weight)  # closed at the start, to what is behind it
     task.network.train()
@@ -260,7 +265,7 @@ def test_the_loss_falls():
         warp1=WarpConfig(rotation_deg=10, scale=1.1, perspective=0.1, shear=0.05),
         photometric=PhotometricConfig(noise=0.01, impulse=0, compression=0, blur_px=0.3, motion_px=0),
     )
-    task = LoftrTraining(dataclasses.replace(CONFIG, pairs=easy), photographs(), photographs())
+    task = training(dataclasses.replace(CONFIG, pairs=easy))
     optimiser = torch.optim.AdamW(task.network.parameters(), lr=5e-3)
     seen = []
     for _ in range(25):
@@ -300,14 +305,11 @@ def weights_of(run: Run) -> dict:
 
 
 def test_a_resumed_run_equals_one_that_was_not_interrupted(tmp_path):
-    def task() -> LoftrTraining:
-        return LoftrTraining(CONFIG, photographs(), photographs())
-
     whole, parts = Run(tmp_path / "whole"), Run(tmp_path / "parts")
-    train(task(), CONFIG.loop, whole, on_progress=lambda _: None)
+    train(training(), CONFIG.loop, whole, on_progress=lambda _: None)
     with pytest.raises(Interrupted):
-        train(task(), CONFIG.loop, parts, on_progress=lambda _: None, stop_after=2)
-    train(task(), CONFIG.loop, parts, resume=True, on_progress=lambda _: None)
+        train(training(), CONFIG.loop, parts, on_progress=lambda _: None, stop_after=2)
+    train(training(), CONFIG.loop, parts, resume=True, on_progress=lambda _: None)
     resumed = weights_of(parts)
     for name, tensor in weights_of(whole).items():
         assert torch.equal(tensor, resumed[name]), name
@@ -318,7 +320,7 @@ def test_exported_weights_are_set_up_by_their_card_and_match(tmp_path):
     config = dataclasses.replace(CONFIG, network=network, loop=dataclasses.replace(CONFIG.loop, steps=1))
     run = Run(tmp_path / "run")
     run.describe("loftr", {"config": config}, {})
-    train(LoftrTraining(config, photographs(), photographs()), config.loop, run, on_progress=lambda _: None)
+    train(training(config), config.loop, run, on_progress=lambda _: None)
     path = tmp_path / "mine.safetensors"
     export_weights(run, path)
     matcher = build_loftr(MatcherOptions(weights=str(path)))

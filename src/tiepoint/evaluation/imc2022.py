@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,8 @@ from tiepoint.evaluation.report import (
 )
 from tiepoint.evaluation.run import Measured, Protocol
 from tiepoint.evaluation.sources import FileSource
-from tiepoint.geometry import Matches, RelativePose, rotation_error_deg
+from tiepoint.geometry import Matches, RelativePose, relative_pose, rotation_error_deg
+from tiepoint.geometry.imc2022 import csv_rows, read_cameras, read_covisibility, training_root, training_scenes
 
 THRESHOLDS_DEG = np.linspace(1, 10, 10)
 THRESHOLDS_M = np.geomspace(0.2, 5, 10)
@@ -84,30 +84,22 @@ def training_pairs(folder: Path, *, subset: int | None = None, seed: int = 0) ->
     subset: that many pairs of each scene, drawn by `seed`: the files are sorted from easy to hard.
     Raises ValueError for a folder that is not laid out so.
     """
-    root = folder / "train" if (folder / "train").is_dir() else folder
+    root = training_root(folder)
     factors = root / "scaling_factors.csv"
     if not factors.exists():
         raise ValueError(f"{root}: no scaling_factors.csv: not the training folder of the competition")
-    metres = {row[0]: float(row[1]) for row in _rows(factors)}
-    scenes = sorted(path.parent for path in root.glob("*/pair_covisibility.csv"))
-    if not scenes:
-        raise ValueError(f"{root}: no scene with a pair_covisibility.csv")
-    return [pair for scene in scenes for pair in _scene_pairs(scene, metres, subset, seed)]
+    metres = {row[0]: float(row[1]) for row in csv_rows(factors)}
+    return [pair for scene in training_scenes(root) for pair in _scene_pairs(scene, metres, subset, seed)]
 
 
 def _scene_pairs(scene: Path, metres: dict[str, float], subset: int | None, seed: int) -> list[PosePair]:
     if scene.name not in metres:
         raise ValueError(f"{scene.parent / 'scaling_factors.csv'}: has no scene {scene.name}")
-    cameras = {
-        row[0]: tuple(np.array(words.split(), np.float64) for words in row[1:4])
-        for row in _rows(scene / "calibration.csv")
-    }
-    names = [row[0] for row in _rows(scene / "pair_covisibility.csv") if float(row[1]) >= MIN_COVISIBILITY]
+    cameras = read_cameras(scene)
+    names = [name for name, share in read_covisibility(scene).items() if share >= MIN_COVISIBILITY]
     pairs, images = [], pictures(scene / "images")
     for name in sorted(drawn(names, subset, seed)):  # by the first image: it is encoded once
         key0, key1 = name.split("-")
-        (k0, r0, t0), (k1, r1, t1) = cameras[key0], cameras[key1]
-        rotation = r1.reshape(3, 3) @ r0.reshape(3, 3).T
         pairs.append(
             PosePair(
                 key=f"{scene.name}:{name}",
@@ -115,17 +107,11 @@ def _scene_pairs(scene: Path, metres: dict[str, float], subset: int | None, seed
                 group=scene.name,
                 source0=FileSource(named(images, scene, key0)),
                 source1=FileSource(named(images, scene, key1)),
-                truth=RelativePose(rotation, t1 - rotation @ t0, k0.reshape(3, 3), k1.reshape(3, 3)),
+                truth=relative_pose(cameras[key0], cameras[key1]),
                 metres_per_unit=metres[scene.name],
             )
         )
     return pairs
-
-
-def _rows(file: Path) -> list[list[str]]:
-    """The lines of a CSV file under its header."""
-    with file.open(newline="", encoding="utf-8") as lines:
-        return [row for row in csv.reader(lines) if row][1:]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Points, transforms and epipolar geometry, in NumPy alone."""
 
+from tiepoint.geometry.cameras import Camera, H_index_from_corner, relative_pose
 from tiepoint.geometry.correspondences import Features, Matches
 from tiepoint.geometry.epipolar import (
     EpipolarGeometry,
@@ -25,9 +26,11 @@ from tiepoint.geometry.transforms import (
 __all__ = [
     "DEGREES_OF_FREEDOM",
     "KINDS",
+    "Camera",
     "Decomposition",
     "EpipolarGeometry",
     "Features",
+    "H_index_from_corner",
     "Matches",
     "RelativePose",
     "Transform",
@@ -38,6 +41,7 @@ __all__ = [
     "frame_corners",
     "fundamental_from_essential",
     "load_matches",
+    "relative_pose",
     "rotation_error_deg",
     "sampson_distance",
     "save_matches",

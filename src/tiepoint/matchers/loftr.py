@@ -123,8 +123,7 @@ class Loftr(Matcher[LoftrEncoding]):
 
     def _full_size(self, points: Tensor, encoding: LoftrEncoding) -> NDArray[np.float32]:
         """From the network's frame to pixels of the full-size image, pixel centres at integers."""
-        origin = 0.5 if self.config.frame == "corner" else 0.0
-        return encoding.resize_map.to_original(points.double().cpu().numpy() - origin).astype(np.float32)
+        return encoding.resize_map.to_original(points.double().cpu().numpy() - self.config.origin).astype(np.float32)
 
 
 def build_loftr(options: MatcherOptions) -> Loftr:

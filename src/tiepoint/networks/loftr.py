@@ -72,6 +72,11 @@ class LoftrConfig:
             if dim % self.num_heads != 0 or dim % 4 != 0:
                 raise ValueError(f"{name}: expected a multiple of 4 and of {self.num_heads} heads, got {dim}")
 
+    @property
+    def origin(self) -> float:
+        """How far the centre of the first pixel lies from the network's point (0, 0), in pixels along x and y."""
+        return 0.5 if self.frame == "corner" else 0.0
+
 
 SMALL = LoftrConfig(widths=(48, 64, 96))  # an eighth of the operations, for CPUs
 

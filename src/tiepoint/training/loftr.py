@@ -1,39 +1,37 @@
-"""LoFTR on pairs of views of plain photographs (section 3.5 of the paper).
+"""LoFTR on pairs of pictures whose true matches are known (section 3.5 of the paper).
 
-Where this leaves the paper: true matches come from known views rather than from depth; log P is computed as such, so
-that what the network holds for impossible still learns; and training starts where tokens are the backbone's features
-as they stand (`start_as_correlation`), from where short trainings get further.
+Where this leaves the paper: without depth, true matches come from views of plain photographs, or from a network's own
+matches and poses; log P is computed as such, so that what the network holds for impossible still learns; and training
+starts where tokens are the backbone's features as they stand (`start_as_correlation`), from where short trainings get
+further.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
-from tiepoint.images import Image
-from tiepoint.matchers.base import Matcher
 from tiepoint.matchers.loftr import Loftr, LoftrOptions
 from tiepoint.networks.linear_transformer import LinearTransformerLayer
 from tiepoint.networks.loftr import CELL, SMALL, Cell, LoftrConfig, LoftrNetwork
 from tiepoint.networks.resnet_fpn import FeatureMaps
-from tiepoint.training.engine import Compute, LoopConfig, Loss, Task, generator_of
+from tiepoint.training.engine import Compute, LoopConfig, Loss, Task
+from tiepoint.training.loftr_data import HeldOut, TrainingPairs
 from tiepoint.training.loftr_losses import (
     TrueCells,
     dense_focal,
     fine_loss,
     pairs_to_refine,
     sparse_focal,
-    true_cells,
     true_offsets,
 )
-from tiepoint.training.pairs import PairConfig, ViewPairs, difficulty_at, make_pairs
+from tiepoint.training.pairs import PairConfig
 from tiepoint.training.parallax import ParallaxConfig
-from tiepoint.training.photographs import Photographs
-from tiepoint.training.validation import draw_samples, held_out_pairs, judge
+from tiepoint.training.posed import PosedConfig
 from tiepoint.training.warps import WarpConfig
 
 _START_SCALE = 0.25
@@ -62,9 +60,10 @@ class LoftrTrainingConfig:
     """network: how it is built, and how the matcher reads it; with weights to fine-tune, theirs.
 
     pairs: views of one size, multiples of 8; small ones, for a step costs what its pixels do.
+    posed: photographs with known geometry, where those are trained on in place of views.
     largest_px: side of the square that views are taken to be cut from, each somewhere else, so that the network
         knows the positions of pictures larger than its views; 0 leaves views in the corner.
-    num_validation: held-out pairs of planes, and as many with parallax.
+    num_validation: held-out pairs of planes, and as many with parallax; or held-out pairs of photographs.
     """
 
     network: LoftrConfig = SMALL
@@ -73,6 +72,7 @@ class LoftrTrainingConfig:
             size=(160, 192), warp1=WarpConfig(rotation_deg=45), parallax=ParallaxConfig(amplitude=0.05)
         )
     )
+    posed: PosedConfig = field(default_factory=PosedConfig)
     losses: LoftrLossConfig = field(default_factory=LoftrLossConfig)
     largest_px: int = 640
     num_validation: int = 50
@@ -82,44 +82,34 @@ class LoftrTrainingConfig:
 
 
 class LoftrTraining(Task):
-    """Trains a LoFTR; judged by the homographies of held-out pairs, with the matches under parallax beside them."""
+    """Trains a LoFTR on pairs from anywhere; judged as the held-out pairs judge."""
 
-    judged_by = "AUC_5"
     network: LoftrNetwork
 
     def __init__(
-        self,
-        config: LoftrTrainingConfig,
-        photographs: Photographs,
-        held_out: Photographs,
-        network: LoftrNetwork | None = None,
+        self, config: LoftrTrainingConfig, pairs: TrainingPairs, held_out: HeldOut, network: LoftrNetwork | None = None
     ) -> None:
-        """network: one to fine-tune, set up as `config.network`; None starts from nothing. Photographs are grey."""
+        """network: one to fine-tune, set up as `config.network`; None starts from nothing."""
         torch.manual_seed(config.loop.seed)
         self.network = network or untrained(config.network)
-        self.config, self.photographs = config, photographs
-        planes = replace(config.pairs, parallax=ParallaxConfig())
-        self.held_out = held_out_pairs(held_out, planes, config.num_validation, config.loop.seed)
-        self.with_parallax = held_out_parallax(held_out, config.pairs, config.num_validation, config.loop.seed)
+        self.config, self.pairs, self.held_out = config, pairs, held_out
+        self.judged_by = held_out.judged_by
 
     def loss(self, batch_size: int, progress: float, generator: Generator, compute: Compute) -> Loss:
         config, network = self.config, self.network
-        indices = torch.randint(len(self.photographs), (batch_size,), generator=generator)
-        difficulty = difficulty_at(progress, config.pairs.easy_share)
-        pairs = make_pairs(self.photographs, indices, config.pairs, difficulty, generator, compute.device)
-        truth = true_cells(pairs, origin=0.5 if config.network.frame == "corner" else 0.0)
-
+        batch = self.pairs.draw(batch_size, progress, generator, compute.device)
         images0, images1 = (
-            views.images.contiguous(memory_format=torch.channels_last) for views in (pairs.views0, pairs.views1)
+            images.contiguous(memory_format=torch.channels_last) for images in (batch.images0, batch.images1)
         )
-        places = [draw_cell(config.pairs.size, config.largest_px, generator) for _ in range(2)]
+        valid, size = (batch.valid0, batch.valid1), (images0.shape[2], images0.shape[3])
+        places = (draw_cell(size, config.largest_px, generator), draw_cell(size, config.largest_px, generator))
         with compute.autocast():
             maps0, maps1 = network.maps(images0, images1)
-            tokens0, tokens1 = network.coarse_tokens(maps0.coarse, maps1.coarse, first_cells=(places[0], places[1]))
+            tokens0, tokens1 = network.coarse_tokens(maps0.coarse, maps1.coarse, *valid, first_cells=places)
         tokens0, tokens1 = tokens0.float(), tokens1.float()
-        log_p = network.log_coarse_confidence(tokens0, tokens1)
-        at_matches, elsewhere = self._coarse_losses(log_p, truth)
-        fine = self._fine_loss(_in_float(maps0), _in_float(maps1), tokens0, tokens1, log_p, truth, generator)
+        log_p = network.log_coarse_confidence(tokens0, tokens1, *valid)
+        at_matches, elsewhere = self._coarse_losses(log_p, batch.truth)
+        fine = self._fine_loss(_in_float(maps0), _in_float(maps1), tokens0, tokens1, log_p, batch.truth, generator)
         total = at_matches + elsewhere + config.losses.fine_weight * fine
         return Loss(total, {"coarse": at_matches, "elsewhere": elsewhere, "fine": fine})
 
@@ -155,11 +145,7 @@ class LoftrTraining(Task):
     def validate(self, network: nn.Module, device: torch.device, pictures: Path) -> dict[str, float]:
         assert isinstance(network, LoftrNetwork)
         matcher = Loftr(network, LoftrOptions(max_size_px=network.config.max_size_px), device=device)
-        draw_samples(matcher, self.held_out, pictures)
-        figures = judge(matcher, self.held_out)
-        if self.with_parallax:
-            figures["MMA_3_parallax"] = mean_accuracy(matcher, self.with_parallax, 3.0)
-        return figures
+        return self.held_out.judge(matcher, pictures)
 
 
 def draw_cell(size: tuple[int, int], largest_px: int, generator: Generator) -> Cell:
@@ -194,27 +180,6 @@ def start_as_correlation(network: LoftrNetwork) -> None:
     merge = network.fine_preprocess.merge_feat
     nn.init.eye_(merge.weight)  # (C, 2 C): the window's half is the identity, the token's is zero
     nn.init.zeros_(merge.bias)
-
-
-def held_out_parallax(photographs: Photographs, config: PairConfig, count: int, seed: int) -> list[ViewPairs]:
-    """`count` pairs, each a batch of one, at full difficulty and always the same; none if `config` is of planes."""
-    if not config.parallax.amplitude:
-        return []
-    generator = generator_of(seed, -1, 1)
-    chosen = torch.linspace(0, len(photographs) - 1, count).round().long()
-    return [make_pairs(photographs, row[None], config, 1.0, generator, torch.device("cpu")) for row in chosen]
-
-
-def mean_accuracy(matcher: Matcher[Any], pairs: list[ViewPairs], threshold_px: float) -> float:
-    """Share of a pair's matches within `threshold_px` of the truth, 0 without matches; the mean over the pairs."""
-    shares = []
-    for pair in pairs:
-        image0, image1 = (Image((v.images[0, 0] * 255).round().byte().numpy()) for v in (pair.views0, pair.views1))
-        matches = matcher(image0, image1)
-        truth = pair.points1_of(torch.from_numpy(matches.points0)[None])[0]
-        right = (truth - torch.from_numpy(matches.points1)).norm(dim=1) <= threshold_px
-        shares.append(float(right.float().mean()) if len(right) else 0.0)
-    return sum(shares) / len(shares)
 
 
 def _in_float(maps: FeatureMaps) -> FeatureMaps:

@@ -17,7 +17,7 @@ from tiepoint.training.warps import pixel_grid, valid_at
 
 _REACH_PX = WINDOW // 2 * FINE  # from the centre of a fine window to its rim
 _ALMOST_ONE = 1 - 1e-6
-_NONE = -1
+NONE = -1
 
 
 class TrueCells(NamedTuple):
@@ -35,27 +35,45 @@ class TrueCells(NamedTuple):
 
 
 def true_cells(pairs: ViewPairs, origin: float) -> TrueCells:
-    """Cells that are each other's nearest: a cell's point is seen in the other view, nearest to a cell whose own
-    point is seen in the first, nearest to the cell one began with."""
+    """The mutual cells of two views of photographs."""
     valid0, valid1 = pairs.views0.valid, pairs.views1.valid
-    grid = (valid0.shape[1] // CELL, valid0.shape[2] // CELL)
-    cells = (CELL * pixel_grid(grid, valid0.device) - origin).expand(len(valid0), -1, -1)
+    cells = (cell_points(valid0) - origin).expand(len(valid0), -1, -1)
     there1, there0 = pairs.points1_of(cells), pairs.points0_of(cells)
     seen0 = valid_at(valid0, cells) & valid_at(valid1, there1)
     seen1 = valid_at(valid1, cells) & valid_at(valid0, there0)
-    nearest1 = nearest_cells(there1 + origin, seen0, grid)
-    nearest0 = nearest_cells(there0 + origin, seen1, grid)
-    itself = torch.arange(cells.shape[1], device=cells.device)
-    mutual = (nearest1 != _NONE) & (nearest0.gather(1, nearest1.clamp(min=0)) == itself)
-    points1 = torch.where(seen0[..., None], there1 + origin, torch.nan)
-    return TrueCells(torch.where(mutual, nearest1, _NONE), points1)
+    return mutual_cells(there1 + origin, seen0, there0 + origin, seen1, grid_of(valid0))
+
+
+def grid_of(view: Tensor) -> tuple[int, int]:
+    """(rows, columns) of the cells of views (..., H, W)."""
+    return view.shape[-2] // CELL, view.shape[-1] // CELL
+
+
+def cell_points(view: Tensor) -> Tensor:
+    """(N, 2) the points of the cells of views (..., H, W), on their device, in the network's frame."""
+    return CELL * pixel_grid(grid_of(view), view.device)
+
+
+def mutual_cells(there1: Tensor, seen0: Tensor, there0: Tensor, seen1: Tensor, grid: tuple[int, int]) -> TrueCells:
+    """Cells that are each other's nearest: a cell's point is seen in the other view, nearest to a cell whose own
+    point is seen in the first, nearest to the cell one began with.
+
+    there1: (B, N, 2) where view 1 has the points of view 0's cells, in the network's frame, there0 the reverse;
+    seen0, seen1: (B, N) bool, whether it shows them. Both views have the same `grid` (rows, columns) of cells.
+    """
+    nearest1 = nearest_cells(there1, seen0, grid)
+    nearest0 = nearest_cells(there0, seen1, grid)
+    itself = torch.arange(nearest1.shape[1], device=nearest1.device)
+    mutual = (nearest1 != NONE) & (nearest0.gather(1, nearest1.clamp(min=0)) == itself)
+    points1 = torch.where(seen0[..., None], there1, torch.nan)
+    return TrueCells(torch.where(mutual, nearest1, NONE), points1)
 
 
 def nearest_cells(points: Tensor, seen: Tensor, grid: tuple[int, int]) -> Tensor:
     """(B, N) int64 cell of `grid` (rows, columns) nearest to (B, N, 2) points; -1 where not `seen` or off the grid."""
     column, row = (points.nan_to_num(-CELL) / CELL).round().long().unbind(-1)
     inside = seen & (row >= 0) & (column >= 0) & (row < grid[0]) & (column < grid[1])
-    return torch.where(inside, row * grid[1] + column, _NONE)
+    return torch.where(inside, row * grid[1] + column, NONE)
 
 
 def dense_focal(log_p: Tensor, labels: Tensor, alpha: float, gamma: float) -> tuple[Tensor, Tensor]:
@@ -100,7 +118,7 @@ def pairs_to_refine(
     p = log_p.detach().exp()
     own = (p > threshold) & (p == p.amax(2, keepdim=True)) & (p == p.amax(1, keepdim=True))
     chosen = _drawn(own.nonzero(), round(budget * (1 - padding)), generator)
-    batch, cells0 = (truth.partner != _NONE).nonzero().unbind(1)
+    batch, cells0 = (truth.partner != NONE).nonzero().unbind(1)
     true = torch.stack([batch, cells0, truth.partner[batch, cells0]], 1)
     padded = torch.cat([chosen, _drawn(true, budget - len(chosen), generator)])
     return CellPairs(*padded.unbind(1))

@@ -88,10 +88,16 @@ def draw_samples(matcher: Matcher[Any], pairs: list[HeldOutPair], path: Path, co
 
 
 def _drawn(pair: HeldOutPair, matches: Matches) -> NDArray[np.uint8]:
-    both = np.concatenate([pair.image0.pixels, pair.image1.pixels], 1)
-    canvas = cv2.cvtColor(both, cv2.COLOR_GRAY2RGB)
     right = pair.H_1_from_0.residuals(matches.points0, matches.points1) <= _CORRECT_PX
-    offset = np.array([pair.image0.width, 0])
+    return side_by_side(pair.image0.pixels, pair.image1.pixels, matches, right)
+
+
+def side_by_side(
+    pixels0: NDArray[np.uint8], pixels1: NDArray[np.uint8], matches: Matches, right: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    """(H, 2 W, 3) two grey pictures of one size with their matches, `right` ones green, others red."""
+    canvas = cv2.cvtColor(np.concatenate([pixels0, pixels1], 1), cv2.COLOR_GRAY2RGB)
+    offset = np.array([pixels0.shape[1], 0])
     for start, end, good in zip(matches.points0, matches.points1 + offset, right, strict=True):
         first, second = np.round(np.stack([start, end])).astype(int).tolist()
         cv2.line(canvas, first, second, (40, 200, 40) if good else (220, 40, 40), 1, cv2.LINE_AA)

@@ -108,11 +108,16 @@ def inside(points: Tensor, size: tuple[int, int], border_px: float = 0.0) -> Ten
 
 def valid_at(valid: Tensor, points: Tensor) -> Tensor:
     """(B, N) bool: whether (B, N, 2) points, NaN or not, round to a pixel of `valid` (B, H, W) that is set."""
-    height, width = valid.shape[1:]
+    return nearest_at(valid, points)
+
+
+def nearest_at(maps: Tensor, points: Tensor) -> Tensor:
+    """(B, N) what `maps` (B, H, W) hold at the pixels (B, N, 2) points round to; 0 or False outside and for NaN."""
+    height, width = maps.shape[1:]
     x, y = points.nan_to_num(-1.0).clamp(-1, max(height, width)).round().long().unbind(-1)
     within = (x >= 0) & (y >= 0) & (x < width) & (y < height)
     index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-    return within & valid.flatten(1).gather(1, index)
+    return within * maps.flatten(1).gather(1, index)
 
 
 @dataclass(frozen=True, eq=False)
