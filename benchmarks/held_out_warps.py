@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -42,20 +43,23 @@ METHODS = ("sift", "orb", "superpoint", "superpoint+superglue", "sift+superglue"
 
 WITHOUT_RATIO = "sift, nearest"
 
-Figures = dict[str, float]
+Figures = dict[str, dict[str, dict[str, float]]]
+"""What `judge` says, by condition and method."""
 
 
-def figures(photographs: Path, methods: Sequence[str], count: int, workers: int) -> dict[str, dict[str, Figures]]:
-    """Of each condition, of each method, what `judge` says of `count` pairs."""
+def figures(photographs: Path, methods: Sequence[str], count: int, workers: int) -> Figures:
+    """Of `count` pairs of each condition."""
     stored(photographs)  # once, before all look
-    compared = (*methods, WITHOUT_RATIO)
-    tasks = [(photographs, title, method, count) for method in compared for title in CONDITIONS]
+    found: Figures = {title: {} for title in CONDITIONS}
+    tasks = [(title, method) for method in (*methods, WITHOUT_RATIO) for title in CONDITIONS]
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        found = dict(zip(tasks, pool.map(judged, *zip(*tasks, strict=True)), strict=True))
-    return {title: {method: found[photographs, title, method, count] for method in compared} for title in CONDITIONS}
+        for (title, method), measures in zip(tasks, pool.map(partial(judged, photographs, count), tasks), strict=True):
+            found[title][method] = measures
+    return found
 
 
-def judged(photographs: Path, title: str, method: str, count: int) -> Figures:
+def judged(photographs: Path, count: int, task: tuple[str, str]) -> dict[str, float]:
+    title, method = task
     pairs = held_out_pairs(stored(photographs), CONDITIONS[title], count, SEED)
     return judge(_sift_without_ratio() if method == WITHOUT_RATIO else matcher(method), pairs)
 
@@ -64,7 +68,7 @@ def stored(photographs: Path) -> Photographs:
     return open_photographs(photographs, cache_folder().parent / "photographs", StoreConfig())
 
 
-def tables(found: dict[str, dict[str, Figures]], count: int) -> str:
+def tables(found: Figures, count: int) -> str:
     """A Markdown table for each condition; columns in % but for the count of correct matches."""
     parts = []
     for title, methods in found.items():

@@ -20,6 +20,7 @@ from typing import Any
 import dense_warps
 import held_out_warps
 import pair_cost
+from held_out_warps import Figures
 
 from tiepoint.evaluation.contestants import CatalogueMethod, Contestant
 from tiepoint.evaluation.homography import Homography
@@ -150,7 +151,7 @@ def _report(section: Section, data: Path, out: Path, workers: int) -> Report:
     )
 
 
-def _side_by_side(reports: dict[str, Report], warps: dict[str, dict[str, dict[str, float]]], pair: Path) -> str:
+def _side_by_side(reports: dict[str, Report], warps: Figures, pair: Path) -> str:
     """All methods on all sets, with what a pair costs."""
     table = Table(
         title="All methods: AUC in % and the cost of a pair",
@@ -170,9 +171,7 @@ def _side_by_side(reports: dict[str, Report], warps: dict[str, dict[str, dict[st
     return "\n\n".join(["## Side by side", str(table), WHEN])
 
 
-def _row(
-    method: str, reports: dict[str, Report], warps: dict[str, dict[str, dict[str, float]]], pair: Path
-) -> tuple[Cell, ...]:
+def _row(method: str, reports: dict[str, Report], warps: Figures, pair: Path) -> tuple[Cell, ...]:
     spent = pair_cost.cost(method, (pair / "1.png", pair / "2.png"))
     sets = (("homography", "all"), ("homography", "mvtec_screw"), ("homography", "homogr"), ("pose", "lund_door"))
     return (
@@ -210,15 +209,14 @@ def _section(section: Section, report: Report, data: Path, out: Path) -> str:
     return "\n\n".join([f"## {section.title}", section.text, command, str(report), *figures])
 
 
-def _known_warps(photographs: Path, warps: dict[str, dict[str, dict[str, float]]]) -> str:
+def _known_warps(photographs: Path, warps: Figures) -> str:
     text = (
         "Two views of a photograph that no training has seen, related by a known homography: MMA@t as above, matches "
         "within 3 px, AUC of the mean corner error of the homography fitted to them. `nearest`: mutual nearest "
         "neighbours without a ratio test."
     )
-    command = f"    python benchmarks/held_out_warps.py {photographs.as_posix()}"
     tables = held_out_warps.tables(warps, NUM_WARPS)
-    return "\n\n".join(["## Known warps of held-out photographs", text, command, tables])
+    return _by_benchmark("Known warps of held-out photographs", text, "held_out_warps", photographs, tables)
 
 
 def _dense_warps(photographs: Path) -> str:
@@ -227,9 +225,13 @@ def _dense_warps(photographs: Path) -> str:
         "pixels that both views show, PCK@t the share of them within t px, in %. Certainty is judged as a classifier "
         "of the pixels that the other view shows, and by its mean where the other picture is of something else."
     )
-    command = f"    python benchmarks/dense_warps.py {photographs.as_posix()}"
     found = dense_warps.table(photographs, NUM_WARPS)
-    return "\n\n".join(["## Dense warps of held-out photographs", text, command, found])
+    return _by_benchmark("Dense warps of held-out photographs", text, "dense_warps", photographs, found)
+
+
+def _by_benchmark(title: str, text: str, benchmark: str, photographs: Path, found: str) -> str:
+    command = f"    python benchmarks/{benchmark}.py {photographs.as_posix()} --pairs {NUM_WARPS}"
+    return "\n\n".join([f"## {title}", text, command, found])
 
 
 def _head(workers: int) -> str:

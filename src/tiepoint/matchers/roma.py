@@ -77,7 +77,7 @@ PRESETS: Mapping[int, RomaOptions] = {
     864: RomaOptions(resolution_px=560, upsample_px=864),
     1344: RomaOptions(resolution_px=672, upsample_px=1344),
 }
-# The small form's coarse match is trained at 224 px and falls off above; its refiners gain by a larger second pass.
+# The small form's coarse match is trained at 224 px; its refiners gain by a larger second pass (docs/roma.md).
 SMALL_PRESETS: Mapping[int, RomaOptions] = {
     224: RomaOptions(resolution_px=224, upsample_px=None),
     448: RomaOptions(resolution_px=224, upsample_px=448),

@@ -7,6 +7,9 @@ ever holding it: both confidences have the form
     log P_ij = a S_ij + r_i + c_j,    S the scores, r and c one number for each row and column,
 
 so r and c are summed up in blocks of rows, and the blocks, computed again, are searched for mutual maxima.
+
+What is kept from block to block is written into tensors made before the first: kept tensors made in between would
+lie in the memory that a block has left, which the C library could then not give to the next.
 """
 
 from __future__ import annotations
@@ -80,11 +83,13 @@ def match_by_dual_softmax(
     softmax does not pass: they could neither match nor outdo a match.
     """
     features0 = scale * features0
-    rows, columns = [], _ColumnSums()
-    for scores in _score_blocks(features0, features1, block):
-        rows.append(torch.stack(_log_sum(scores, dim=1)))
+    sums, columns = features0.new_empty(2, len(features0)), _ColumnSums(features1)
+    for scores, of_rows in zip(
+        _score_blocks(features0, features1, block), torch.split(sums, block, dim=1), strict=True
+    ):
+        torch.stack(_log_sum(scores, dim=1), out=of_rows)
         columns.add(scores)
-    row_maximum, row_sum = torch.cat(rows, dim=1)
+    row_maximum, row_sum = sums
     # The slack is far above the rounding of the sums: it leaves a few more rows to search, none too few.
     floor = _log(threshold) - 1e-3
     left0 = torch.nonzero(row_maximum - row_sum > floor).squeeze(1)
@@ -117,12 +122,11 @@ def match_by_optimal_transport(
     u, v = features0.new_zeros(num_rows), features0.new_zeros(num_columns)
     u_bin, v_bin = z.new_zeros(()), z.new_zeros(())
     for _ in range(num_iterations):
-        rows, columns = [], _ColumnSums()
-        for scores in _score_blocks(features0, features1, block):
+        columns = _ColumnSums(features1)
+        for scores, of_rows in zip(_score_blocks(features0, features1, block), torch.split(u, block), strict=True):
             to_columns = (scores + v).logsumexp(dim=1)
-            rows.append(-torch.logaddexp(to_columns, z + v_bin))
-            columns.add(scores.add_(rows[-1][:, None]))
-        u = torch.cat(rows)
+            of_rows.copy_(-torch.logaddexp(to_columns, z + v_bin))
+            columns.add(scores.add_(of_rows[:, None]))
         u_bin = math.log(num_columns) - torch.logaddexp((z + v).logsumexp(dim=0), z + v_bin)
         v = -torch.logaddexp(columns.log_sum, z + u_bin)
         v_bin = math.log(num_rows) - torch.logaddexp((z + u).logsumexp(dim=0), z + u_bin)
@@ -142,30 +146,30 @@ def _mutual_maxima(
     if len(features0) == 0 or len(features1) == 0:
         empty = r.new_zeros(0, dtype=torch.int64)
         return MutualMatches(empty, empty, r.new_zeros(0))
-    rows, columns, values = [], [], []
+    best, column = torch.full_like(r, -math.inf), r.new_zeros(len(r), dtype=torch.int64)
     column_best = torch.full_like(c, -math.inf)
     for first in range(0, len(features0), block):
         log_p = linear(features0[first : first + block], features1).add_(c).add_(r[first : first + block, None])
-        row_best = log_p.amax(dim=1)
-        column_best = torch.maximum(column_best, log_p.amax(dim=0))
+        row_best = torch.amax(log_p, dim=1, out=best[first : first + block])
+        torch.maximum(column_best, log_p.amax(dim=0), out=column_best)
         passed = torch.nonzero(row_best > _log(threshold)).squeeze(1)
-        rows.append(first + passed)
-        columns.append(log_p[passed].argmax(dim=1))  # slow beside amax, so only where it is asked for
-        values.append(row_best[passed])
-    row, column, value = torch.cat(rows), torch.cat(columns), torch.cat(values)
+        column[first + passed] = log_p[passed].argmax(dim=1)  # slow beside amax, so only where it is asked for
     # A row's largest entry and its column's are the same number where they are the same entry.
-    kept = torch.nonzero(value == column_best[column]).squeeze(1)
-    return MutualMatches(row[kept], column[kept], value[kept].exp())
+    kept = torch.nonzero((best > _log(threshold)) & (best == column_best[column])).squeeze(1)
+    return MutualMatches(kept, column[kept], best[kept].exp())
 
 
 def _maxima(features0: Tensor, features1: Tensor, r: Tensor, c: Tensor, block: int) -> tuple[Tensor, Tensor]:
     """The largest of features0 features1ᵀ + r + c in each row (N,) and in each column (M,)."""
-    row_best, column_best = [], torch.full_like(c, -math.inf)
-    for scores, rows in zip(_score_blocks(features0, features1, block), torch.split(r, block), strict=True):
-        log_p = scores.add_(c).add_(rows[:, None])
-        row_best.append(log_p.amax(dim=1))
-        column_best = torch.maximum(column_best, log_p.amax(dim=0))
-    return torch.cat(row_best), column_best
+    row_best, column_best = torch.empty_like(r), torch.full_like(c, -math.inf)
+    parts = zip(
+        _score_blocks(features0, features1, block), torch.split(r, block), torch.split(row_best, block), strict=True
+    )
+    for scores, of_rows, best in parts:
+        log_p = scores.add_(c).add_(of_rows[:, None])
+        torch.amax(log_p, dim=1, out=best)
+        torch.maximum(column_best, log_p.amax(dim=0), out=column_best)
+    return row_best, column_best
 
 
 def _score_blocks(features0: Tensor, features1: Tensor, block: int) -> Iterator[Tensor]:
@@ -185,13 +189,13 @@ def _log_sum(scores: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 class _ColumnSums:
     """The largest score of each column and log sum exp, over the blocks of rows added so far."""
 
-    def __init__(self) -> None:
-        self.maximum = self.log_sum = torch.tensor(-math.inf)
+    def __init__(self, features1: Tensor) -> None:
+        self.maximum, self.log_sum = features1.new_full((2, len(features1)), -math.inf)
 
     def add(self, scores: Tensor) -> None:
         maximum, log_sum = _log_sum(scores, dim=0)
-        self.maximum = torch.maximum(self.maximum.to(maximum.device), maximum)
-        self.log_sum = torch.logaddexp(self.log_sum.to(log_sum.device), log_sum)
+        torch.maximum(self.maximum, maximum, out=self.maximum)
+        torch.logaddexp(self.log_sum, log_sum, out=self.log_sum)
 
 
 def _log(threshold: float) -> float:
