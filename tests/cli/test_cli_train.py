@@ -56,8 +56,11 @@ def test_from_photographs_to_weights(data, tmp_path):
     assert exported.exit_code == 0, exported.output
     card = json.loads(path.with_suffix(".json").read_text())
     assert card["data"]["labels"]["detector"] == "corners"
-    tuned = run(*arguments[:-1], str(tmp_path / "tuned"), *SMALL, "--fine-tune", str(path), "--set", "loop.steps=1")
+    tuning = [*arguments[:-1], str(tmp_path / "tuned"), "--set"]
+    tuned = run(*tuning, "loop.steps=1", *SMALL, "--fine-tune", str(path))
     assert tuned.exit_code == 0, tuned.output
+    assert run(*tuning, "loop.steps=2", "--resume").exit_code == 0
+    assert json.loads((tmp_path / "tuned" / "config.json").read_text())["data"]["started_from"] == str(path)
 
 
 def test_mistakes_are_told_without_a_traceback(data, tmp_path):

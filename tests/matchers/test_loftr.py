@@ -64,7 +64,8 @@ def photo():
 
 
 def test_an_image_matches_itself_where_it_is(state, photo):
-    matches = Loftr(network(state, frame="index"))(Image(photo), Image(photo))
+    own_size = LoftrOptions(max_enlargement=1.0)
+    matches = Loftr(network(state, frame="index"), own_size)(Image(photo), Image(photo))
     assert len(matches) > 20
     # Random weights find the cell, and leave the place within it to chance.
     assert (np.abs(matches.points0 - matches.points1) <= 4).mean() > 0.9
@@ -176,7 +177,9 @@ def test_a_file_of_something_else_is_refused(tmp_path):
         build_loftr(MatcherOptions(weights=str(tmp_path / "other.pth")))
 
 
-@pytest.mark.parametrize("changes", [{"max_size_px": 0}, {"block": 0}, {"max_num_matches": -1}])
+@pytest.mark.parametrize(
+    "changes", [{"max_size_px": 0}, {"block": 0}, {"max_num_matches": -1}, {"max_enlargement": 0.5}]
+)
 def test_impossible_options_are_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         LoftrOptions(**changes)

@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
 
-from tiepoint.images import Image  # noqa: E402
+from tiepoint.images import Image, resize  # noqa: E402
 from tiepoint.matchers.superpoint import (  # noqa: E402
     SuperPoint,
     SuperPointConfig,
@@ -285,6 +285,16 @@ def test_border_cells_have_keypoints() -> None:
     assert (np.diff(features.scores) <= 0).all()
 
 
+def test_a_small_image_is_enlarged() -> None:
+    pixels = picture(96, 128)
+    found = extractor(max_size_px=640, max_enlargement=2.0).extract(Image(pixels))
+    enlarged, _ = resize(pixels, (256, 192))
+    there = extractor().extract(Image(enlarged))
+    assert len(found) > 20
+    assert np.allclose((found.keypoints + 0.5) * 2 - 0.5, there.keypoints, atol=1e-4)
+    assert np.allclose(found.descriptors, there.descriptors, atol=1e-5)
+
+
 def test_a_shift_by_8_px_shifts_the_keypoints() -> None:
     pixels = picture(200, 240)
     run = extractor(max_num_keypoints=None, border_px=0)
@@ -342,7 +352,8 @@ def test_colour_and_depth() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("max_size_px", 0), ("max_num_keypoints", 0), ("radius_px", -1), ("threshold", 1.5)]
+    ("name", "value"),
+    [("max_size_px", 0), ("max_enlargement", 0.5), ("max_num_keypoints", 0), ("radius_px", -1), ("threshold", 1.5)],
 )
 def test_options_are_checked(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):

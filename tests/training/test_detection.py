@@ -13,6 +13,7 @@ from tiepoint.training.detection import (
     cell_labels,
     detections,
     detector_loss,
+    reprojection_loss,
 )
 from tiepoint.training.magicpoint import untrained
 
@@ -28,6 +29,45 @@ def test_labels_by_hand():
     nan = math.nan
     labels = labels_of([[0.0, 0.0], [9.4, 2.0], [23.0, 15.0], [nan, nan], [24.0, 3.0], [-0.6, 3.0]])
     assert labels.tolist() == [[0, 2 * 8 + 1, NO_KEYPOINT], [NO_KEYPOINT, NO_KEYPOINT, 63]]
+
+
+def corner_logits(x: int, y: int) -> torch.Tensor:
+    """(1, 65, 4, 4) of a keypoint at (x, y), half of it one pixel to the right."""
+    logits = torch.zeros(1, 65, 4, 4)
+    logits[:, NO_KEYPOINT] = 12.0
+    cell = logits[0, :, y // 8, x // 8]
+    cell[[y % 8 * 8 + x % 8, y % 8 * 8 + x % 8 + 1]] = 20.0
+    return logits
+
+
+def translation(x: float, y: float) -> torch.Tensor:
+    return torch.tensor([[[1.0, 0, x], [0, 1, y], [0, 0, 1]]])
+
+
+@pytest.mark.parametrize(("shift", "distance"), [((8, 0), 0.0), ((9, 0), 1.0), ((7.5, 0.25), 0.75), ((15, 0), 0.0)])
+def test_reprojection_is_the_distance_of_refined_keypoints(shift, distance):
+    # The keypoint moves by (8, 0); by the last shift they are too far apart to be the same, and nothing counts.
+    everywhere = torch.ones(1, 32, 32, dtype=torch.bool)
+    loss = reprojection_loss(corner_logits(11, 12), corner_logits(19, 12), everywhere, translation(*shift))
+    assert loss.item() == pytest.approx(distance, abs=2e-3)
+
+
+def test_reprojection_moves_a_keypoint_to_where_it_belongs():
+    logits0, logits1 = corner_logits(11, 12), corner_logits(19, 12).requires_grad_()
+    everywhere = torch.ones(1, 32, 32, dtype=torch.bool)
+    reprojection_loss(logits0, logits1, everywhere, translation(8.3, 0)).backward()
+    gradient = logits1.grad[0, :, 12 // 8, 19 // 8]
+    left, right = 12 % 8 * 8 + 19 % 8, 12 % 8 * 8 + 19 % 8 + 1
+    assert gradient[right] < 0 < gradient[left]
+
+
+def test_reprojection_without_keypoints_is_zero():
+    nothing = torch.zeros(1, 65, 4, 4)
+    nothing[:, NO_KEYPOINT] = 20.0
+    everywhere = torch.ones(1, 32, 32, dtype=torch.bool)
+    nowhere = torch.zeros(1, 32, 32, dtype=torch.bool)
+    assert reprojection_loss(nothing, nothing, everywhere, translation(0, 0)) == 0
+    assert reprojection_loss(corner_logits(11, 12), corner_logits(11, 12), nowhere, translation(0, 0)) == 0
 
 
 def test_a_label_is_where_the_decoder_puts_it():

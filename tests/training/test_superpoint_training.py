@@ -91,13 +91,13 @@ def test_a_minute_of_training_learns_to_match(tmp_path):
         photometric=PhotometricConfig(noise=0.01, impulse=0, compression=0, blur_px=0.3, motion_px=0),
     )
     loop = LoopConfig(
-        steps=150, batch_size=4, learning_rate=3e-3, warm_up_steps=10, validate_every=150, average_decay=0.9
+        steps=200, batch_size=4, learning_rate=3e-3, warm_up_steps=10, validate_every=200, average_decay=0.9
     )
     config = dataclasses.replace(CONFIG, pairs=pairs, loop=loop, num_validation=8)
     task = SuperPointTraining(config, photographs(), labels(), photographs())
     best = train(task, loop, Run(tmp_path), on_progress=lambda _: None)
     assert best["MMA_3"] > 0.5
-    assert best["correct"] > 5
+    assert best["correct"] > 3
 
 
 def test_pairs_by_the_seed_and_harder_as_training_goes_on():

@@ -131,5 +131,5 @@ def _on_posed(
         "photographs": str(data.folder),
         "scenes": num_pairs(scenes),
         "held_out": num_pairs(held_out),
-        "started_from": request.start or "nothing",
+        "started_from": request.started_from(),
     }

@@ -105,7 +105,7 @@ def _trained_over(features: str, superpoint: str | None, count: int) -> _Trained
         return _TrainedOver(features, Orb(), Orb(max_num_keypoints=count, fast_threshold=3))
     weights = superpoint or default_weights("superpoint")
     network = load_superpoint(load_weights(weights), weights)
-    preset = PRESETS[network.config.normalisation]
+    preset = replace(PRESETS[network.config.normalisation], max_enlargement=1.0)
     return _TrainedOver(
         f"{features}: {weights}",
         SuperPointExtractor(network, replace(preset, max_num_keypoints=512)),

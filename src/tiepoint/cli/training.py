@@ -70,6 +70,13 @@ class RunRequest:
             default = Settings(file=stored).changed(default, alternatives)
         return settings.changed(default, alternatives)
 
+    def started_from(self, otherwise: str = "nothing") -> str:
+        """The weights asked for, or `otherwise`; on --resume what the run says it began with."""
+        stored = self.folder / "config.json"
+        if self.resume and stored.exists():
+            return str(json.loads(stored.read_text())["data"]["started_from"])
+        return self.start or otherwise
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataRequest:
@@ -104,7 +111,7 @@ class DataRequest:
             "count": len(photographs),
             "fingerprint": photographs.fingerprint,
             "held_out": str(self.held_out or f"last {_HELD_OUT_SHARE:.0%} of {self.folder}"),
-            "started_from": request.start or start,
+            "started_from": request.started_from(start),
             "others_on_the_held_out_pairs": _judged_beside(("sift", "orb"), pairs),
         }
 

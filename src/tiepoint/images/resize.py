@@ -48,10 +48,13 @@ def resize(pixels: NDArray[Any], size: tuple[int, int]) -> tuple[NDArray[Any], R
     return resized, ResizeMap(size[0] / width, size[1] / height)
 
 
-def fitted_size(size: tuple[int, int], max_size_px: int | None) -> tuple[int, int]:
-    """(width, height) with the aspect kept and a long side of at most `max_size_px`; None leaves it as it is."""
-    longest = max(size)
-    if max_size_px is None or longest <= max_size_px:
+def fitted_size(size: tuple[int, int], max_size_px: int | None, max_enlargement: float = 1.0) -> tuple[int, int]:
+    """(width, height) with the aspect kept and a long side of at most `max_size_px`; None leaves it as it is.
+
+    max_enlargement: a smaller image is enlarged, up to so many times.
+    """
+    if max_size_px is None:
         return size
-    width, height = (max(1, round(side * max_size_px / longest)) for side in size)
+    scale = min(max_size_px / max(size), max_enlargement)
+    width, height = (max(1, round(side * scale)) for side in size)
     return width, height

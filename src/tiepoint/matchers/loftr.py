@@ -27,12 +27,14 @@ class LoftrOptions:
     """How the matcher is run.
 
     max_size_px: long side of the image the network sees; None leaves every image as it is.
+    max_enlargement: of a smaller image, up to that long side: its matches lie closer and more exactly then.
     max_num_matches: the most matches kept, those of highest confidence; None keeps all.
     block: rows of the confidence matrix held at a time; each takes 32 bytes for each cell of image 1, of which
         there is one in 64 pixels.
     """
 
     max_size_px: int | None = 840
+    max_enlargement: float = 2.0
     max_num_matches: int | None = None
     block: int = 256
 
@@ -41,6 +43,8 @@ class LoftrOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
+        if self.max_enlargement < 1:
+            raise ValueError(f"max_enlargement: expected at least 1, got {self.max_enlargement}")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -88,7 +92,8 @@ class Loftr(Matcher[LoftrEncoding]):
 
         There it would save no time and cost memory.
         """
-        views = [resize(gray_view(image), fitted_size(image.size, self.options.max_size_px)) for image in images]
+        limits = (self.options.max_size_px, self.options.max_enlargement)
+        views = [resize(gray_view(image), fitted_size(image.size, *limits)) for image in images]
         inputs = [_whole_cells(pixels) for pixels, _ in views]
         groups: dict[tuple[int, ...], list[int]] = {}
         for i, pixels in enumerate(inputs):

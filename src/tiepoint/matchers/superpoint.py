@@ -21,6 +21,7 @@ CELL_PX = 8
 _STAGES = ((1, 64), (64, 64), (64, 128), (128, 128))  # channels in and out; pooled after each but the last
 _HEAD_CHANNELS = 256
 _NUM_LOGITS = CELL_PX * CELL_PX + 1  # the pixels of a cell, and the dustbin: no keypoint in this cell
+PATCH_REACH_PX = 2  # of the patch that refines a keypoint, either side of it
 
 Normalisation = Literal["none", "before_relu", "after_relu"]
 Sampler = Literal["exact", "legacy"]
@@ -213,14 +214,19 @@ def refined(keypoints: Tensor, probability: Tensor) -> Tensor:
 
     keypoints: (N, 2) whole pixels (x, y); probability: (H, W) before suppression.
     """
-    reach = 2
-    padded = F.pad(probability, (reach,) * 4)
-    offsets = torch.arange(-reach, reach + 1, device=keypoints.device)
-    x, y = keypoints.long().unbind(-1)
-    patches = padded[(y[:, None] + offsets + reach)[:, :, None], (x[:, None] + offsets + reach)[:, None, :]]
-    weights = patches / patches.sum((1, 2), keepdim=True)  # (N, 5, 5): rows, columns
+    patches = patches_around(keypoints, probability)
+    weights = patches / patches.sum((1, 2), keepdim=True)
+    offsets = torch.arange(-PATCH_REACH_PX, PATCH_REACH_PX + 1, device=keypoints.device)
     shift = torch.stack([(weights.sum(1) * offsets).sum(-1), (weights.sum(2) * offsets).sum(-1)], -1)
     return keypoints + shift
+
+
+def patches_around(keypoints: Tensor, probability: Tensor) -> Tensor:
+    """(N, 5, 5), rows then columns, of `probability` (H, W) around (N, 2) whole pixels (x, y); 0 outside."""
+    padded = F.pad(probability, (PATCH_REACH_PX,) * 4)
+    offsets = torch.arange(2 * PATCH_REACH_PX + 1, device=keypoints.device)
+    x, y = keypoints.long().unbind(-1)
+    return padded[(y[:, None] + offsets)[:, :, None], (x[:, None] + offsets)[:, None, :]]
 
 
 def sample_descriptors(descriptors: Tensor, keypoints: Tensor, sampler: Sampler) -> Tensor:

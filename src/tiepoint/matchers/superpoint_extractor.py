@@ -40,6 +40,7 @@ class SuperPointOptions:
     """How keypoints are chosen and described. Lengths are pixels of the working image.
 
     max_size_px: long side of the working image; None works at full size.
+    max_enlargement: of a smaller image, up to that long side: keypoints are found to a fraction of its pixels then.
     max_num_keypoints: the strongest so many are kept; None keeps all.
     threshold: least probability of a keypoint.
     radius_px: no two keypoints lie within this of each other along both axes.
@@ -49,6 +50,7 @@ class SuperPointOptions:
     """
 
     max_size_px: int | None = 640
+    max_enlargement: float = 2.0
     max_num_keypoints: int | None = 1024
     threshold: float = 0.005
     radius_px: int = 4
@@ -61,6 +63,8 @@ class SuperPointOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
+        if self.max_enlargement < 1:
+            raise ValueError(f"max_enlargement: expected at least 1, got {self.max_enlargement}")
         for name in ("radius_px", "border_px"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
@@ -94,7 +98,8 @@ class SuperPointExtractor:
         """The features of each image; on a GPU, images of one working size run together."""
         groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
         for index, image in enumerate(images):
-            groups[fitted_size(image.size, self.options.max_size_px)].append(index)
+            size = fitted_size(image.size, self.options.max_size_px, self.options.max_enlargement)
+            groups[size].append(index)
         found: dict[int, Features] = {}
         for size, members in groups.items():
             # Two images together gain nothing on a CPU and take twice the memory.

@@ -8,11 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from tiepoint.matchers.superpoint import CELL_PX, SuperPoint, keypoint_probability, suppress
-from tiepoint.training.warps import inside
+from tiepoint.matchers.superpoint import (
+    CELL_PX,
+    PATCH_REACH_PX,
+    SuperPoint,
+    keypoint_probability,
+    patches_around,
+    refined,
+    suppress,
+)
+from tiepoint.training.warps import inside, transform_points
 
 NO_KEYPOINT = CELL_PX * CELL_PX  # the dustbin's class
 IGNORED = -100  # the class of cells that do not count
+_RADIUS_PX = 4  # of the suppression, and the threshold: those of the preset of what is trained here
+_THRESHOLD = 0.015
 
 
 _PRIOR = 0.1  # share of cells that hold a keypoint, roughly
@@ -70,6 +80,43 @@ def detector_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy over the cells that count (section 3.3); 0 when none does."""
     total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
     return total / (labels != IGNORED).sum().clamp(min=1)
+
+
+def reprojection_loss(logits0: Tensor, logits1: Tensor, valid1: Tensor, H_1_from_0: Tensor) -> Tensor:
+    """How far apart the same keypoint of two views lies once refined, in pixels of either view: scalar.
+
+    ALIKE's reprojection loss (Zhao et al. 2022) on SuperPoint's own refinement. A keypoint of view 0 and the
+    strongest one of view 1 within some 2 px of where it belongs are the same; others do not count. 0 when none does.
+    logits: (B, 65, H/8, W/8); valid1: (B, H, W) bool, where view 1 shows something; H_1_from_0: (B, 3, 3).
+    """
+    probability0, probability1 = keypoint_probability(logits0.float()), keypoint_probability(logits1.float())
+    peaks1 = suppress(probability1.detach(), _RADIUS_PX) * valid1
+    H_0_from_1 = torch.linalg.inv(H_1_from_0)
+    distances = []
+    for pair, (whole0, _) in enumerate(detections(logits0.detach(), radius_px=_RADIUS_PX, threshold=_THRESHOLD)):
+        whole0 = whole0.to(logits0.device)
+        belongs1 = transform_points(H_1_from_0[pair, None], whole0[None])[0]
+        whole1, found = _strongest_near(belongs1, peaks1[pair])
+        keypoints0 = refined(whole0[found], probability0[pair])
+        keypoints1 = refined(whole1[found], probability1[pair])
+        off0 = transform_points(H_0_from_1[pair, None], keypoints1[None])[0] - keypoints0
+        off1 = transform_points(H_1_from_0[pair, None], keypoints0[None])[0] - keypoints1
+        distances.append((off0.abs() + off1.abs()).sum(1) / 2)
+    distance = torch.cat(distances)
+    return distance.sum() / max(1, len(distance))
+
+
+def _strongest_near(points: Tensor, peaks: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, 2) whole pixels of the greatest of `peaks` (H, W) within 2 px of (N, 2) points, and (N,) where there is one.
+
+    Points outside, or NaN, have none.
+    """
+    inside_picture = inside(points, (peaks.shape[0], peaks.shape[1]))
+    rounded = torch.where(inside_picture[:, None], points, 0.0).round()
+    value, index = patches_around(rounded, peaks).flatten(1).max(1)
+    size = 2 * PATCH_REACH_PX + 1
+    strongest = rounded + torch.stack([index % size, index // size], 1) - PATCH_REACH_PX
+    return strongest, inside_picture & (value > _THRESHOLD)
 
 
 def detections(

@@ -144,7 +144,8 @@ class LoftrTraining(Task):
 
     def validate(self, network: nn.Module, device: torch.device, pictures: Path) -> dict[str, float]:
         assert isinstance(network, LoftrNetwork)
-        matcher = Loftr(network, LoftrOptions(max_size_px=network.config.max_size_px), device=device)
+        options = LoftrOptions(max_size_px=network.config.max_size_px, max_enlargement=1.0)
+        matcher = Loftr(network, options, device=device)
         return self.held_out.judge(matcher, pictures)
 
 

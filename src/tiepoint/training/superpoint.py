@@ -1,7 +1,8 @@
 """SuperPoint: detector and descriptor together, on pairs of views of labelled photographs (section 3).
 
 Where this leaves the paper: the descriptor's loss may be InfoNCE over sampled points, which converges far
-faster than the hinge over all cells; the views turn by any angle; the network is the normalised open one.
+faster than the hinge over all cells; the refined keypoints of both views are drawn together; the views turn by
+any angle; the network is the normalised open one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tiepoint.matchers.nearest import NearestNeighbours
 from tiepoint.matchers.superpoint import CELL_PX, SuperPoint, SuperPointMaps
 from tiepoint.matchers.superpoint_extractor import PRESETS, SuperPointExtractor
 from tiepoint.training.description import choose_points, hinge, info_nce, sample_batch, sparse_hinge
-from tiepoint.training.detection import cell_labels, detector_loss
+from tiepoint.training.detection import cell_labels, detector_loss, reprojection_loss
 from tiepoint.training.engine import Compute, LoopConfig, Loss, Task
 from tiepoint.training.label import Labels
 from tiepoint.training.magicpoint import untrained
@@ -68,6 +69,7 @@ LOSSES: dict[str, DescriptorLoss] = {loss.kind: loss for loss in (InfoNCEConfig(
 class SuperPointTrainingConfig:
     """descriptor_dim: D; detector_weight: of the detector's loss, the mean of both views'.
 
+    reprojection_weight: of the distance between both views' refined keypoints (`reprojection_loss`); 0 leaves it out.
     num_validation: held-out pairs.
     """
 
@@ -75,6 +77,7 @@ class SuperPointTrainingConfig:
     pairs: PairConfig = field(default_factory=PairConfig)
     descriptor: DescriptorLoss = field(default_factory=InfoNCEConfig)
     detector_weight: float = 2.0
+    reprojection_weight: float = 1.0
     num_validation: int = 100
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(learning_rate=1.5e-3, steps=40_000))
 
@@ -116,7 +119,12 @@ class SuperPointTraining(Task):
         detector = detector_loss(maps.logits.float(), labels)
         descriptor = self._descriptor_loss(maps, pairs, keypoints0, generator)
         total = config.detector_weight * detector + config.descriptor.weight * descriptor
-        return Loss(total, {"detector": detector, "descriptor": descriptor})
+        if not config.reprojection_weight:
+            return Loss(total, {"detector": detector, "descriptor": descriptor})
+        logits0, logits1 = maps.logits.chunk(2)
+        reprojection = reprojection_loss(logits0, logits1, pairs.views1.valid, pairs.H_1_from_0)
+        total = total + config.reprojection_weight * reprojection
+        return Loss(total, {"detector": detector, "reprojection": reprojection, "descriptor": descriptor})
 
     def _descriptor_loss(
         self, maps: SuperPointMaps, pairs: ViewPairs, keypoints0: Tensor, generator: Generator
@@ -151,8 +159,8 @@ class SuperPointTraining(Task):
 
 
 def superpoint_matcher(network: SuperPoint, device: str = "cpu") -> SparseMatcher:
-    """The method `superpoint` over `network`, 512 keypoints: its views are small."""
-    options = replace(PRESETS[network.config.normalisation], max_num_keypoints=512)
+    """The method `superpoint` over `network`, at its views' own size, which is small: 512 keypoints."""
+    options = replace(PRESETS[network.config.normalisation], max_num_keypoints=512, max_enlargement=1.0)
     extractor = SuperPointExtractor(network, options, device=device)
     return SparseMatcher("superpoint", extractor, NearestNeighbours(ratio=None))
 
