@@ -52,7 +52,7 @@ def test_every_loss_reaches_every_weight(kind):
     loss = task.loss(2, 0.9, generator_of(0, 0), Compute(CPU))
     loss.total.backward()
     assert loss.total.isfinite()
-    assert set(loss.parts) == {"detector", "descriptor"}
+    assert set(loss.parts) == {"detector", "reprojection", "descriptor"}
     for name, parameter in task.network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name

@@ -64,8 +64,8 @@ _SUPERPOINT = (
         "tiepoint-superpoint",
         "superpoint",
         2_569_788,
-        "4b2e641687e42e195fb79e740e7345f8861855e1007816dae8fef04c62940993",
-        "D = 128, convolution-ReLU-BatchNorm, 2,400 steps of 4 pairs from 671 photographs, views turned to 45 "
+        "5fdf832e9979506b1b3bb55d351cf3ba2fc1bac91dc4aba5871d9b6eb7d62012",
+        "D = 128, convolution-ReLU-BatchNorm, 2,400 and then 2,000 steps from 671 photographs, views turned to 45 "
         "degrees. Preset: long side 640 px, 1024 keypoints, suppression radius 4 px, threshold 0.015, sub-pixel "
         "keypoints.",
     ),
@@ -130,8 +130,8 @@ _SUPERGLUE = (
         "tiepoint-superglue",
         "superpoint+superglue",
         6_159_340,
-        "9925433c1ae1a506cd6fc0635287657cfadf2fd219ffd489c122b472b95e2efd",
-        "Over tiepoint-superpoint, D = 128, 1,050 steps of 4 pairs from 671 photographs, views turned to 45 degrees: "
+        "9c1cb5c098539d8eebf5eca69c7b6e62419b49c745ec7c72e2c414ccb55aea73",
+        "Over tiepoint-superpoint, D = 128, 1,050 and then 500 steps from 671 photographs, views turned to 45 degrees: "
         "beyond that, four-way. Match threshold 0.2, 100 Sinkhorn iterations.",
     ),
     _ours(
@@ -211,7 +211,7 @@ _LOFTR: tuple[WeightsEntry, ...] = (
         3_155_144,
         "f3338d9a0de95f755bcaf1f394c1102c5322ca0bbe5b007be75e6160c0dbd571",
         "The small configuration, dual softmax, 1,100 and then 3,200 steps of 4 pairs of 128 x 160 from 671 "
-        "photographs, views turned to 45 degrees and placed anywhere in 640 x 640 px, the size it works at.",
+        "photographs, views turned to 45 degrees and placed anywhere in 640 x 640 px. Works at 960 px.",
     ),
     _loftr(
         "loftr-outdoor-ds",
