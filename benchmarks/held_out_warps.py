@@ -1,6 +1,7 @@
 """Methods on held-out photographs seen twice under known homographies, by Markdown tables.
 
     python benchmarks/held_out_warps.py PHOTOS [--method sift --method superpoint+superglue ...] [--pairs 60]
+        [--max-size PX]
 
 Views of 240 x 320, of a seed that no training uses: one near upright, the other changed in light alone, in viewpoint
 with rotation up to 45 degrees, in viewpoint with any rotation, or in that and light; all with noise, blur and
@@ -18,7 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from tiepoint.matchers import Matcher, NearestNeighbours, Sift, SparseMatcher, matcher
+from tiepoint.matchers import Matcher, MatcherOptions, NearestNeighbours, Sift, SparseMatcher, matcher
 from tiepoint.training.pairs import PairConfig
 from tiepoint.training.photographs import Photographs, StoreConfig, open_photographs
 from tiepoint.training.photometric import PhotometricConfig
@@ -47,21 +48,26 @@ Figures = dict[str, dict[str, dict[str, float]]]
 """What `judge` says, by condition and method."""
 
 
-def figures(photographs: Path, methods: Sequence[str], count: int, workers: int) -> Figures:
-    """Of `count` pairs of each condition."""
+def figures(
+    photographs: Path, methods: Sequence[str], count: int, workers: int, max_size_px: int | None = None
+) -> Figures:
+    """Of `count` pairs of each condition; max_size_px as in MatcherOptions."""
     stored(photographs)  # once, before all look
     found: Figures = {title: {} for title in CONDITIONS}
     tasks = [(title, method) for method in (*methods, WITHOUT_RATIO) for title in CONDITIONS]
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        for (title, method), measures in zip(tasks, pool.map(partial(judged, photographs, count), tasks), strict=True):
+        for (title, method), measures in zip(
+            tasks, pool.map(partial(judged, photographs, count, max_size_px), tasks), strict=True
+        ):
             found[title][method] = measures
     return found
 
 
-def judged(photographs: Path, count: int, task: tuple[str, str]) -> dict[str, float]:
+def judged(photographs: Path, count: int, max_size_px: int | None, task: tuple[str, str]) -> dict[str, float]:
     title, method = task
     pairs = held_out_pairs(stored(photographs), CONDITIONS[title], count, SEED)
-    return judge(_sift_without_ratio() if method == WITHOUT_RATIO else matcher(method), pairs)
+    options = MatcherOptions(max_size_px=max_size_px)
+    return judge(_sift_without_ratio() if method == WITHOUT_RATIO else matcher(method, options), pairs)
 
 
 def stored(photographs: Path) -> Photographs:
@@ -96,8 +102,10 @@ def main() -> None:
     parser.add_argument("--method", action="append", help=f"default: {', '.join(METHODS)}")
     parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--max-size", type=int, help="long side of the image the methods work on")
     arguments = parser.parse_args()
-    found = figures(arguments.photographs, arguments.method or METHODS, arguments.pairs, arguments.workers)
+    methods = arguments.method or METHODS
+    found = figures(arguments.photographs, methods, arguments.pairs, arguments.workers, arguments.max_size)
     print(tables(found, arguments.pairs))
 
 

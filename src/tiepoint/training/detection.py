@@ -86,7 +86,8 @@ def reprojection_loss(logits0: Tensor, logits1: Tensor, valid1: Tensor, H_1_from
     """How far apart the same keypoint of two views lies once refined, in pixels of either view: scalar.
 
     ALIKE's reprojection loss (Zhao et al. 2022) on SuperPoint's own refinement. A keypoint of view 0 and the
-    strongest one of view 1 within some 2 px of where it belongs are the same; others do not count. 0 when none does.
+    strongest one of view 1 in the 5 x 5 pixels around where it belongs are the same; others do not count, and the
+    loss is 0 when none does.
     logits: (B, 65, H/8, W/8); valid1: (B, H, W) bool, where view 1 shows something; H_1_from_0: (B, 3, 3).
     """
     probability0, probability1 = keypoint_probability(logits0.float()), keypoint_probability(logits1.float())

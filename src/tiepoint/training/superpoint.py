@@ -1,8 +1,8 @@
 """SuperPoint: detector and descriptor together, on pairs of views of labelled photographs (section 3).
 
 Where this leaves the paper: the descriptor's loss may be InfoNCE over sampled points, which converges far
-faster than the hinge over all cells; the refined keypoints of both views are drawn together; the views turn by
-any angle; the network is the normalised open one.
+faster than the hinge over all cells; the refined keypoints of both views may be drawn together; the views turn
+by any angle; the network is the normalised open one.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ LOSSES: dict[str, DescriptorLoss] = {loss.kind: loss for loss in (InfoNCEConfig(
 class SuperPointTrainingConfig:
     """descriptor_dim: D; detector_weight: of the detector's loss, the mean of both views'.
 
-    reprojection_weight: of the distance between both views' refined keypoints (`reprojection_loss`); 0 leaves it out.
+    reprojection_weight: of the distance between both views' refined keypoints (`reprojection_loss`). For fine-tuning,
+        at 1: it holds up a training from nothing, which has no keypoints yet that both views share.
     num_validation: held-out pairs.
     """
 
@@ -77,7 +78,7 @@ class SuperPointTrainingConfig:
     pairs: PairConfig = field(default_factory=PairConfig)
     descriptor: DescriptorLoss = field(default_factory=InfoNCEConfig)
     detector_weight: float = 2.0
-    reprojection_weight: float = 1.0
+    reprojection_weight: float = 0.0
     num_validation: int = 100
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(learning_rate=1.5e-3, steps=40_000))
 
