@@ -58,14 +58,16 @@ def small():
     return LoftrNetwork(replace(SMALL, threshold=1e-9, border_cells=0)).eval()
 
 
+OWN_SIZE = LoftrOptions(max_enlargement=1.0)
+
+
 @pytest.fixture(scope="module")
 def photo():
     return fill.photo(120, 160, 1, 5)
 
 
 def test_an_image_matches_itself_where_it_is(state, photo):
-    own_size = LoftrOptions(max_enlargement=1.0)
-    matches = Loftr(network(state, frame="index"), own_size)(Image(photo), Image(photo))
+    matches = Loftr(network(state, frame="index"), OWN_SIZE)(Image(photo), Image(photo))
     assert len(matches) > 20
     # Random weights find the cell, and leave the place within it to chance.
     assert (np.abs(matches.points0 - matches.points1) <= 4).mean() > 0.9
@@ -195,7 +197,7 @@ def test_kornia_finds_the_same_matches(state, position_code, size1):
     threshold = 0.02 if position_code == "fixed" else 5e-4
     ours = LoftrNetwork(LoftrConfig(threshold=threshold, position_code=position_code, frame="index"))
     ours.load_state_dict(state, strict=True)
-    matches = Loftr(ours.eval())(Image(picture0), Image(picture1))
+    matches = Loftr(ours.eval(), OWN_SIZE)(Image(picture0), Image(picture1))
 
     settings = kornia_settings(threshold, position_code == "fixed")
     theirs = feature.LoFTR(pretrained=None, config=settings)
