@@ -12,12 +12,16 @@ compression.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import cv2
+import torch
 
 from tiepoint.matchers import Matcher, MatcherOptions, NearestNeighbours, Sift, SparseMatcher, matcher
 from tiepoint.training.pairs import PairConfig
@@ -55,12 +59,18 @@ def figures(
     stored(photographs)  # once, before all look
     found: Figures = {title: {} for title in CONDITIONS}
     tasks = [(title, method) for method in (*methods, WITHOUT_RATIO) for title in CONDITIONS]
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with ProcessPoolExecutor(workers, get_context("spawn"), _use_threads, (threads,)) as pool:
         for (title, method), measures in zip(
             tasks, pool.map(partial(judged, photographs, count, max_size_px), tasks), strict=True
         ):
             found[title][method] = measures
     return found
+
+
+def _use_threads(count: int) -> None:
+    torch.set_num_threads(count)
+    cv2.setNumThreads(count)
 
 
 def judged(photographs: Path, count: int, max_size_px: int | None, task: tuple[str, str]) -> dict[str, float]:

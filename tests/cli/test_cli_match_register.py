@@ -1,13 +1,19 @@
 """`tiepoint match`, `register` and `apply` as a user types them: answers, exit codes, clear errors."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from tiepoint.cli.apply import _Records
+from tiepoint.cli.register import default_workers
 from tiepoint.geometry import Transform, load_matches
 from tiepoint.images import Image, read_image, write_image
 
@@ -57,6 +63,7 @@ def test_match_prints_saves_and_draws(folder):
         (("register", "none.png", "shots", "--out", "o"), "none.png"),
         (("register", "template.png", "nowhere", "--out", "o"), "nowhere"),
         (("apply", "template.png", "shots", "--out", "o"), "template.png"),
+        (("match", "template.png", "shots/shot0.png", "--max-pixels", "999"), "--max-pixels"),
     ],
 )
 def test_bad_input_ends_in_one_clear_line_and_exit_code_1(folder, arguments, message):
@@ -96,3 +103,71 @@ def test_only_accepted_is_exit_code_0_and_nothing_readable_1(folder):
     bad = tiepoint("register", "template.png", "broken.png", "--out", "bad", "--workers", "1", cwd=folder)
     assert bad.returncode == 1
     assert "broken.png" in bad.stdout
+
+
+def test_out_may_be_the_folder_above_the_sources(folder, tmp_path):
+    shutil.copy(folder / "template.png", tmp_path)
+    shutil.copytree(folder / "shots", tmp_path / "shots")
+    for _ in range(2):  # the second time with what the first wrote beside the sources
+        done = tiepoint("register", "template.png", ".", "--method", "sift", "--out", ".", cwd=tmp_path)
+        assert "2 accepted, 1 refused of 3" in done.stdout, done.stderr
+    shots = ("shots/shot0.png", "shots/shot1.png")
+    before = (tmp_path / shots[0]).read_bytes()
+    applied = tiepoint("apply", "registrations.jsonl", *shots, "--out", ".", cwd=tmp_path)
+    assert "2 of 2 images warped" in applied.stdout, applied.stderr
+    refused = tiepoint("apply", "registrations.jsonl", shots[0], "--out", "shots", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "would replace the input" in refused.stdout
+    assert (tmp_path / shots[0]).read_bytes() == before
+    nothing = tiepoint("apply", "registrations.jsonl", "missing", "--out", ".", cwd=tmp_path)
+    assert nothing.returncode == 1
+
+
+def test_apply_to_label_maps_and_to_names_that_only_begin_alike(tmp_path):
+    turn = Transform.from_parameters(rotation_deg=10, centre=(60, 40))
+    record = {"source": "shot0.png", "status": "accepted", "source_size": [120, 80], "template_size": [120, 80]}
+    record |= {"matrix_template_from_source": turn.matrix.tolist(), "model": turn.kind}
+    (tmp_path / "run.jsonl").write_text(json.dumps(record))
+    labels = np.zeros((80, 120), np.uint8)
+    labels[20:60, 30:90] = 7
+    write_image(tmp_path / "in" / "shot0-labels.png", Image(labels))
+    write_image(tmp_path / "in" / "shot01.png", Image(labels))
+    for _ in range(2):  # what is warped already is not warped again
+        applied = tiepoint("apply", "run.jsonl", "in", "--out", "in/warped", "--nearest", cwd=tmp_path)
+        assert "shot01.png: no source of that name" in applied.stdout
+        assert "1 of 2 images warped" in applied.stdout
+    warped = read_image(tmp_path / "in" / "warped" / "shot0-labels.png").pixels
+    assert set(np.unique(warped)) == {0, 7}
+    assert warped[40, 60] == 7
+
+
+def test_the_source_of_an_image_by_path_then_by_the_longest_beginning():
+    records = [{"source": f"/shots/{name}"} for name in ("shot1.png", "shot1_b.png", "a/x.png", "b/x.png")]
+    found = _Records(records)
+    assert found.of(Path("/shots/shot1.png")) is records[0]
+    assert found.of(Path("/ir/shot1_ir.tif")) is records[0]
+    assert found.of(Path("/ir/shot1_b.ir.tif")) is records[1]
+    assert found.of(Path("/ir/shot10.tif")) is None
+    assert found.of(Path("/shots/b/x.png")) is records[3]
+    with pytest.raises(ValueError, match="several sources"):
+        found.of(Path("/ir/x.png"))
+
+
+def test_a_refused_name_that_is_no_unicode_is_told_and_ends_nothing(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/z\xff.png")
+    Path(odd).write_bytes(b"no picture")
+    shutil.copy(folder / "shots" / "shot0.png", tmp_path / "good.png")
+    template = folder / "template.png"
+    done = tiepoint("register", template, ".", "--out", "out", "--method", "sift", "--workers", "1", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "z\N{REPLACEMENT CHARACTER}.png" in done.stdout
+    applied = tiepoint("apply", "out/registrations.jsonl", odd, "--out", "ir", cwd=tmp_path)
+    assert applied.returncode == 2, applied.stderr
+
+
+def test_auto_starts_few_workers_where_it_may_load_networks(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    assert default_workers("sift", 100) == 8
+    assert default_workers("loftr", 100) == 1
+    assert default_workers("auto", 100) == (8 if find_spec("torch") is None else 2)

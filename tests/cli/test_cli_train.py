@@ -1,6 +1,7 @@
 """`tiepoint train` from photographs to weights, on toys."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from tiepoint.cli.train import train
 from tiepoint.cli.weights import weights
+from tiepoint.weights import load_weights
 
 SMALL = [
     *("--set", "pairs.size=[64,64]", "--set", "num_validation=2", "--set", "descriptor_dim=32"),
@@ -32,6 +34,7 @@ def data(tmp_path, monkeypatch):
     for index in range(6):
         coarse = rng.integers(0, 256, (12, 12, 3), np.uint8)
         cv2.imwrite(str(folder / f"{index}.png"), cv2.resize(coarse, (100, 90), interpolation=cv2.INTER_NEAREST))
+    (folder / "manifest.csv").write_text("file,licence\n" + "".join(f"{index}.png,MIT\n" for index in range(6)))
     return folder
 
 
@@ -56,11 +59,46 @@ def test_from_photographs_to_weights(data, tmp_path):
     assert exported.exit_code == 0, exported.output
     card = json.loads(path.with_suffix(".json").read_text())
     assert card["data"]["labels"]["detector"] == "corners"
+    assert card["data"]["licences"] == {"MIT": 6}
     tuning = [*arguments[:-1], str(tmp_path / "tuned"), "--set"]
     tuned = run(*tuning, "loop.steps=1", *SMALL, "--fine-tune", str(path))
     assert tuned.exit_code == 0, tuned.output
     assert run(*tuning, "loop.steps=2", "--resume").exit_code == 0
     assert json.loads((tmp_path / "tuned" / "config.json").read_text())["data"]["started_from"] == str(path)
+
+
+def test_a_resume_that_cannot_be_leaves_the_run_as_it_was(data, tmp_path):
+    """Other photographs, another network; and weights of another kind are gone on with as they began."""
+    import torch
+
+    from tiepoint.matchers.superpoint import SuperPoint, SuperPointConfig, load_superpoint, published_tensors
+
+    labels, out, start = tmp_path / "labels", tmp_path / "run", tmp_path / "other.pth"
+    torch.save(published_tensors(SuperPoint(SuperPointConfig(descriptor_dim=32, normalisation="none"))), start)
+    small = ["--set", "views=3", "--set", "side_px=96"]
+    assert run("label", str(data), "--out", str(labels), *small).exit_code == 0
+    arguments = ["--labels", str(labels), "--held-out", str(data), "--out", str(out)]
+    begun = run("superpoint", str(data), *arguments, *SMALL, "--set", "loop.steps=1", "--fine-tune", str(start))
+    assert begun.exit_code == 0, begun.output
+    config = (out / "config.json").read_text()
+    assert json.loads(config)["config"]["normalisation"] == "none"
+
+    narrower = run("superpoint", str(data), *arguments, "--resume", "--set", "descriptor_dim=64")
+    assert narrower.exit_code == 1
+    assert "its checkpoint is of another network" in narrower.output
+    others = tmp_path / "others"
+    shutil.copytree(data, others)
+    (others / "0.png").unlink()
+    assert run("label", str(others), "--out", str(tmp_path / "others' labels"), *small).exit_code == 0
+    elsewhere = run("superpoint", str(others), "--labels", str(tmp_path / "others' labels"), *arguments[2:], "--resume")
+    assert elsewhere.exit_code == 1
+    assert f"has learned from {data}" in elsewhere.output
+    assert (out / "config.json").read_text() == config
+
+    more = run("superpoint", str(data), *arguments, "--resume", "--set", "loop.steps=2")
+    assert more.exit_code == 0, more.output
+    best = load_superpoint(load_weights(out / "best.safetensors"), "best")
+    assert best.config == SuperPointConfig(descriptor_dim=32, normalisation="none")
 
 
 def test_mistakes_are_told_without_a_traceback(data, tmp_path):

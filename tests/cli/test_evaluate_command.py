@@ -3,13 +3,17 @@
 import json
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 
+import click
 import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tiepoint.cli.evaluate import evaluate
+from tiepoint.cli.evaluate import evaluate, usage_errors
+from tiepoint.matchers import MethodUnavailable
+from tiepoint.weights import WeightsError
 
 
 @pytest.fixture
@@ -45,15 +49,48 @@ def test_a_run_prints_tables_and_writes_everything(data, tmp_path):
         (["homography", "EMPTY", "--method", "sift"], "no sequences"),
         (["imc2022", "EMPTY", "--method", "sift"], "scaling_factors"),
         (["thresholds", "DATA", "DATA", "DATA", "--method", "sift"], "two images"),
+        (
+            [
+                "homography",
+                "DATA",
+                "--method",
+                "superpoint",
+                "--weights",
+                "magicleap-superpoint",
+                "--commercial-only",
+                "--out",
+                "OUT",
+            ],
+            "forbids commercial use",
+        ),
+        (["homography", "DATA", "--method", "sift", "--out", "FILE/out"], "FILE/out"),
     ],
 )
 def test_mistakes_are_told_in_a_line(data, tmp_path, arguments, message):
+    if "superpoint" in arguments:
+        pytest.importorskip("torch")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "FILE").touch()
     paths = {"DATA": str(data), "EMPTY": str(tmp_path / "empty")}
+    paths |= {name: str(tmp_path / name) for name in ("OUT", "FILE/out")}
     result = CliRunner().invoke(evaluate, [paths.get(word, word) for word in arguments])
     assert result.exit_code != 0
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MethodUnavailable("pip install it"), "pip install it"),
+        (WeightsError("damaged"), "damaged"),
+        (OSError("disk full"), "disk full"),
+        (BrokenProcessPool("terminated abruptly"), "fewer --workers"),
+    ],
+)
+def test_what_a_user_can_mend_is_told_in_a_line(error, message):
+    with pytest.raises(click.ClickException, match=message), usage_errors():
+        raise error
 
 
 def test_help_imports_nothing_heavy():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tiepoint.estimation import fit, fit_pose, fit_transform, point_covariance
+from tiepoint.estimation.refine import to_pixels
 from tiepoint.geometry import KINDS, EpipolarGeometry, Matches, RelativePose, Transform, corner_errors
 
 SIZE = (640, 480)
@@ -148,6 +149,21 @@ def test_failures_are_falsy_and_say_why(points0, points1, model, reason):
 def test_random_matches_find_next_to_no_inliers(model):
     estimate = fit(as_matches(*RANDOM), model)
     assert not estimate or estimate.num_inliers < 25
+
+
+def test_a_horizon_through_the_first_pixel_is_a_failure_and_no_exception():
+    """Least squares over these points of a coarse lattice ends there: the matrix cannot have the last entry 1."""
+    rng = np.random.default_rng(882)
+    points0, points1 = 80 * rng.integers(0, 8, (40, 2)), 80 * rng.integers(0, 8, (40, 2))
+    estimate = fit(as_matches(points0, points1), "homography")
+    assert not estimate
+    assert "no finite transform" in estimate.reason
+
+
+def test_a_matrix_whose_last_entry_cannot_be_1_is_refused():
+    frame0 = np.array([[1, 0, -1.0], [0, 1, 0], [0, 0, 1]])  # x' = x - 1, and the horizon at x' = -1
+    with pytest.raises(ValueError, match="horizon"):
+        to_pixels(np.array([1.0, 0, 0, 0, 1, 0, 1, 0]), np.eye(8), "homography", np.eye(3), frame0)
 
 
 def test_bad_arguments_raise():

@@ -145,6 +145,18 @@ def test_a_pair_that_fails_counts_as_a_failure(sequences, tmp_path):
     assert result["failures"]["counting"] == {"set_a/one:1-2": "RuntimeError: out of ideas"}
 
 
+def test_a_failure_halves_the_scores_and_leaves_the_number_of_keypoints(sequences, tmp_path):
+    (sequences / "set_a/one/2.png").write_bytes(b"no picture")
+    pairs = homography_pairs(sequences)[:2]
+    method = CatalogueMethod("sift", MatcherOptions())
+    report = run_session(Homography(), [method], pairs, data=sequences, out=tmp_path / "out")
+    row = dict(zip(report.tables["matches"].columns, report.tables["matches"].rows[0], strict=True))
+    record = run(pairs, method, tmp_path)[1].record
+    assert row["keypoints"] == round(np.mean(record.num_keypoints))
+    assert row["MS@3"] == pytest.approx(100 * record.matching_score / 2)
+    assert row["rep@3"] == pytest.approx(100 * record.repeatability / 2)
+
+
 def test_a_damaged_picture_is_a_failure_of_its_pairs_alone(sequences, tmp_path):
     (sequences / "set_b/three/2.png").write_bytes(b"no picture")
     measured = run(homography_pairs(sequences), Oracle(0.0), tmp_path)

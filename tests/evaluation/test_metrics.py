@@ -5,7 +5,6 @@ import pytest
 
 from tiepoint.evaluation.metrics import (
     SCORE_BINS,
-    auc,
     inside,
     keypoint_measures,
     matching_accuracy,
@@ -15,7 +14,9 @@ from tiepoint.evaluation.metrics import (
     share_within,
     transfer_errors,
 )
+from tiepoint.evaluation.report import mean_of_known, mean_or_none
 from tiepoint.geometry import Features, Transform, symmetric_epipolar_distance
+from tiepoint.geometry.error_curve import auc
 
 
 def test_auc_by_hand():
@@ -103,6 +104,12 @@ def test_nothing_shared_repeats_nothing():
 def test_matching_score_by_hand():
     assert matching_score(10, 20, 40) == pytest.approx((0.5 + 0.25) / 2)
     assert matching_score(0, 0, 5) == 0
+
+
+def test_a_failure_lowers_a_merit_and_not_a_count():
+    assert mean_or_none([0.8, None, 0.4, None]) == pytest.approx(0.3)
+    assert mean_of_known([100, None, 300, None]) == 200
+    assert mean_or_none([None, None]) is mean_of_known([None]) is mean_of_known([]) is None
 
 
 def test_precision_recall_by_hand():

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tiepoint.evaluation.contestants import CatalogueMethod
+from tiepoint.evaluation.contestants import CatalogueMethod, Oracle
 from tiepoint.evaluation.pairs import PlanePair, UnknownPair
 from tiepoint.evaluation.registration import RegistrationTrust, interval95, upper_bound95
 from tiepoint.evaluation.registration_pairs import (
@@ -79,6 +79,20 @@ def test_a_drawn_case_from_pairs_to_files(data, tmp_path):
     assert "wrong" not in report.tables
     assert (tmp_path / "result.json").is_file()
     assert report.figures["calibration"][0].curves[0].style == "points"
+
+
+@pytest.mark.parametrize("options", [MatcherOptions(look="multiscale", max_size_px=320), MatcherOptions(four_way=True)])
+def test_methods_are_registered_with_their_own_options(data, tmp_path, options):
+    pairs = registration_pairs(data, unrelated=0, subset=1)[:1]
+    report = run_session(RegistrationTrust(), [CatalogueMethod("sift", options)], pairs, data=data, out=tmp_path)
+    table = report.tables["related"]
+    assert table.rows[0][table.columns.index("of them accepted")] == 1
+
+
+def test_an_oracle_cannot_be_registered(data, tmp_path):
+    pairs = registration_pairs(data, unrelated=0, subset=1)[:1]
+    with pytest.raises(ValueError, match="expected a method of the catalogue, got oracle"):
+        run_session(RegistrationTrust(), [Oracle(0.0)], pairs, data=data, out=tmp_path)
 
 
 def test_pairs_are_as_many_as_asked_and_none_twice(data):

@@ -93,6 +93,75 @@ def test_min_is_white_tiff_is_shown_as_meant(tmp_path, dtype):
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif").pixels, np.iinfo(dtype).max - grey)
 
 
+def test_min_is_white_tiff_of_floats_is_turned_round_in_its_own_range(tmp_path):
+    grey = np.array([[-1.0, 0.0], [1.0, 3.0]], np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", grey, photometric="miniswhite")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").pixels, [[3, 2], [1, -1]])
+
+
+@pytest.mark.parametrize(
+    ("photometric", "channels", "named"), [("separated", 4, "CMYK"), ("cielab", 3, "CIELab"), ("ycbcr", 3, "YCbCr")]
+)
+def test_tiff_in_colours_that_are_no_rgb_is_refused_by_name(tmp_path, photometric, channels, named):
+    tifffile.imwrite(tmp_path / "a.tif", pixels(np.uint8, channels), photometric=photometric)
+    with pytest.raises(ImageError, match=rf"a\.tif: is a {named} TIFF; convert it to RGB"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_jpeg_compressed_ycbcr_tiff_is_rgb(tmp_path):
+    orange = np.full((32, 48, 3), (240, 130, 20), np.uint8)
+    luma_chroma = np.asarray(PIL.Image.fromarray(orange).convert("YCbCr"))
+    tifffile.imwrite(tmp_path / "a.tif", luma_chroma, photometric="ycbcr", compression="jpeg")
+    assert np.abs(read_image(tmp_path / "a.tif").pixels.astype(int) - orange).max() <= 3
+
+
+def test_cmyk_jpeg_becomes_rgb_without_the_profile_of_its_inks(tmp_path):
+    PIL.Image.new("CMYK", (16, 16)).save(tmp_path / "a.jpg", icc_profile=b"of inks")
+    image = read_image(tmp_path / "a.jpg")
+    assert (image.pixels >= 250).all()  # no ink: white
+    assert image.metadata.icc_profile is None
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "value"),
+    [("XResolution", "H", 300), ("YResolution", "f", 300.0), ("ResolutionUnit", "s", "inch")],
+)
+def test_a_tiff_resolution_of_the_wrong_type_is_passed_over(tmp_path, name, dtype, value):
+    grey = pixels(np.uint8, 1)
+    tifffile.imwrite(tmp_path / "a.tif", grey, metadata=None, resolution=(300, 300), resolutionunit="inch")
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
+        file.pages.first.tags[name].overwrite(value, dtype=dtype)
+    image = read_image(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image.pixels, grey)
+    assert image.metadata.resolution_dpi is None
+
+
+def test_a_tiff_orientation_that_is_no_number_means_upright(tmp_path):
+    grey = pixels(np.uint8, 1)
+    tifffile.imwrite(tmp_path / "a.tif", grey, metadata=None, extratags=[(274, "s", 0, "up", True)])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").pixels, grey)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".bmp"])
+@pytest.mark.parametrize("dpi", [1e-9, 70_000.0, 3e9, 1e11])
+def test_a_resolution_the_format_has_no_room_for_is_left_out(tmp_path, suffix, dpi):
+    write_image(tmp_path / f"a{suffix}", Image(pixels(np.uint8, 1), metadata=Metadata(resolution_dpi=(dpi, dpi))))
+    assert read_image(tmp_path / f"a{suffix}").pixels.shape == (37, 53)
+
+
+def test_a_picture_too_wide_for_its_format_takes_another(tmp_path):
+    wide = Image(np.zeros((1, 16384, 3), np.uint8), path=tmp_path / "a.webp")
+    with pytest.raises(ValueError, match="16384 x 1"):
+        write_image(tmp_path / "a.webp", wide)
+    assert suffix_for(wide) == ".png"
+
+
+def test_the_longest_name_the_disk_takes_can_be_written(tmp_path):
+    name = "é" * 125 + ".png"  # 254 bytes of at most 255
+    write_image(tmp_path / name, Image(pixels(np.uint8, 1)))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_lzw_and_palette_tiff(tmp_path):
     colour = PIL.Image.fromarray(pixels(np.uint8, 3))
     colour.save(tmp_path / "lzw.tif", compression="tiff_lzw")

@@ -144,6 +144,45 @@ def test_fewer_than_two_descriptors_match_nothing(search, dtype, count0, count1)
     assert found.indices.shape == (0, 2)
 
 
+@pytest.mark.parametrize("search", [NearestNeighbours(), Flann()])
+def test_of_two_equal_neighbours_none_is_kept(search):
+    rng = np.random.default_rng(0)
+    described = rng.normal(size=(30, 128)).astype(np.float32)
+    described[1] = described[0]  # as repeated print gives
+    found = search.match_features(features(described), features(described)).indices[:, 0].tolist()
+    assert found == list(range(2, 30))
+
+
+@pytest.mark.parametrize("search", [NearestNeighbours(), Flann()])
+@pytest.mark.parametrize(("second_bits", "kept"), [(12, False), (16, True)])
+def test_the_ratio_of_bits_is_that_of_the_roots(search, second_bits, kept):
+    """Nearest at 10 bits: sqrt(10 / 12) = 0.91 does not pass 0.85, sqrt(10 / 16) = 0.79 does."""
+    rng = np.random.default_rng(1)
+    bits = rng.integers(0, 2, (200, 256), np.uint8)
+
+    def flipped(start, count):
+        copy = bits.copy()
+        copy[:, start : start + count] ^= 1
+        return np.packbits(copy, axis=1)
+
+    others = np.concatenate([flipped(0, 10), flipped(100, second_bits)])
+    found = search.match_features(features(np.packbits(bits, axis=1)), features(others))
+    assert (len(found.indices) > 190) == kept
+    assert kept or len(found.indices) == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_size_px": 0}, {"max_num_keypoints": -5}, {"max_enlargement": 0.5},
+        {"precision": "half"}, {"look": "multi"}, {"search": "flan"},
+    ],
+)  # fmt: skip
+def test_impossible_options_are_refused(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        MatcherOptions(**changes)
+
+
 def test_unknown_methods_list_those_there_are():
     with pytest.raises(ValueError, match="sift, orb"):
         matcher("surf")

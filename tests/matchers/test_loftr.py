@@ -164,13 +164,28 @@ def test_a_card_that_is_not_loftrs_is_named(tmp_path, text):
 @pytest.mark.parametrize("matching", ["dual_softmax", "optimal_transport"])
 def test_a_file_says_how_it_is_set_up(tmp_path, matching):
     config = replace(SMALL, matching=matching, num_coarse_pairs=2)
-    torch.save(
-        {"state_dict": {f"matcher.{k}": v for k, v in LoftrNetwork(config).state_dict().items()}},
-        tmp_path / "a.ckpt",
-    )
+    torch.save({"state_dict": LoftrNetwork(config).state_dict()}, tmp_path / "a.ckpt")
     matcher = build_loftr(MatcherOptions(weights=str(tmp_path / "a.ckpt"), max_size_px=320, max_num_keypoints=9))
     assert matcher.config == config
     assert matcher.options == LoftrOptions(max_size_px=320, max_num_matches=9)
+
+
+def test_the_authors_weights_are_known_by_their_file_name(tmp_path):
+    """Nothing in `indoor_ds.ckpt` tells it from `indoor_ds_new.ckpt`, whose position code is another."""
+    published = {
+        f"matcher.{name}": tensor for name, tensor in LoftrNetwork(CONFIGS["loftr-indoor-ds"]).state_dict().items()
+    }
+    for name in ("indoor_ds.ckpt", "renamed.ckpt"):
+        torch.save({"state_dict": published}, tmp_path / name)
+    assert load_loftr(str(tmp_path / "indoor_ds.ckpt")).config == CONFIGS["loftr-indoor-ds"]
+    with pytest.raises(WeightsError, match=r"published under: .*indoor_ds\.ckpt"):
+        load_loftr(str(tmp_path / "renamed.ckpt"))
+
+
+def test_works_at_the_size_its_weights_were_made_for():
+    network = load_loftr("tiepoint-loftr")
+    assert Loftr(network).options == build_loftr(MatcherOptions()).options
+    assert Loftr(network).options.max_size_px == network.config.max_size_px == 960
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from tiepoint.geometry import Matches
 from tiepoint.images import Image
+from tiepoint.matchers import matcher
 from tiepoint.matchers.base import Matcher, MatcherOptions
 from tiepoint.matchers.multiscale import (
     Box,
@@ -184,3 +185,13 @@ def test_a_look_sets_the_sizes():
     assert isinstance(cut, Tiled)
     assert cut.options == TileOptions(tile_px=96, guide_size_px=96, overlap_px=48)
     assert asked == [None, 1400, 192]
+
+
+@pytest.mark.parametrize("method", ["superpoint", "loftr"])
+def test_a_method_that_enlarges_does_not_enlarge_what_was_sized_for_it(method):
+    pytest.importorskip("torch")
+    several = matcher(method, MatcherOptions(look="multiscale"))
+    cut = matcher(method, MatcherOptions(look="tiled"))
+    for looks in (several, cut):
+        options = getattr(looks.matcher, "options", None) or looks.matcher.extractor.options
+        assert options.max_enlargement == 1

@@ -325,3 +325,12 @@ def test_own_weights_are_recognised(tmp_path) -> None:
 def test_missing_weights_say_what_to_do() -> None:
     with pytest.raises(WeightsError):
         build_relf(MatcherOptions(weights="no-such-weights"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [({"device": "cuda:99"}, "device"), ({"device": "xpu"}, "device"), ({"precision": "fp16"}, "fp16")],
+)
+def test_what_the_machine_lacks_is_told(changes, told):
+    with pytest.raises(ValueError, match=told):
+        build_relf(MatcherOptions(**changes))

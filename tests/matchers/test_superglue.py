@@ -394,6 +394,37 @@ def test_superpoint_and_superglue_of_ones_own(tmp_path: Path) -> None:
     run(blobs(1), blobs(2))
 
 
+@pytest.mark.parametrize(
+    ("method", "weights", "told"),
+    [
+        ("superpoint+superglue", "tiepoint-superglue-sift", "of sift\\+superglue, not of superpoint\\+superglue"),
+        ("sift+superglue", "tiepoint-superglue", "of superpoint\\+superglue, not of sift\\+superglue"),
+        ("superpoint+superglue", "tiepoint-superglue+tiepoint-superpoint", "not of superpoint"),
+    ],
+)
+def test_weights_of_another_method_are_refused(method: str, weights: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        matcher_of_name(method, MatcherOptions(weights=weights))
+
+
+@pytest.mark.parametrize(("build", "dim"), [(build_sift_superglue, 256), (build_orb_superglue, 128)])
+def test_weights_of_another_dimension_are_refused_when_built(build: Any, dim: int, tmp_path: Path) -> None:
+    path = tmp_path / "mine.pth"
+    torch.save(SuperGlue(SuperGlueConfig(descriptor_dim=dim)).state_dict(), path)
+    with pytest.raises(ValueError, match=f"match {dim}-dimensional descriptors"):
+        build(MatcherOptions(weights=str(path)))
+
+
+def test_published_files_bring_their_features_along(tmp_path: Path) -> None:
+    """A path ends like the name does: the SuperPoint it was trained over is asked for."""
+    path = tmp_path / "superglue_outdoor.pth"
+    torch.save(SuperGlue(SuperGlueConfig(descriptor_dim=256)).state_dict(), path)
+    with pytest.raises(WeightsError, match="magicleap-superpoint is not on this machine"):
+        build_superpoint_superglue(MatcherOptions(weights=str(path)))
+    with pytest.raises(ValueError, match="their licence forbids"):
+        matcher_of_name("superpoint+superglue", MatcherOptions(weights=str(path), commercial_only=True))
+
+
 def test_a_licence_counts_for_either_of_two_weights() -> None:
     options = MatcherOptions(weights="open-superpoint+magicleap-superglue-indoor", commercial_only=True)
     with pytest.raises(ValueError, match="magicleap-superglue-indoor: their licence forbids"):

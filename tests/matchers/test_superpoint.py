@@ -15,10 +15,12 @@ import torch.nn.functional as F  # noqa: E402
 
 from tiepoint.images import Image, resize  # noqa: E402
 from tiepoint.matchers.superpoint import (  # noqa: E402
+    Normalisation,
     SuperPoint,
     SuperPointConfig,
     keypoint_probability,
     load_superpoint,
+    published_tensors,
     refined,
     sample_descriptors,
     suppress,
@@ -366,3 +368,11 @@ def test_options_are_checked(name: str, value: float) -> None:
 def test_impossible_devices_are_told(device: str, precision: str) -> None:
     with pytest.raises(ValueError, match=r"device|precision"):
         SuperPointExtractor(random_network("none"), SuperPointOptions(), device=device, precision=precision)
+
+
+@pytest.mark.parametrize("normalisation", ["none", "before_relu", "after_relu"])
+def test_a_network_is_known_again_by_its_published_names(normalisation: Normalisation) -> None:
+    network = SuperPoint(SuperPointConfig(descriptor_dim=64, normalisation=normalisation))
+    again = load_superpoint(published_tensors(network), "again")
+    assert again.config == network.config
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in network.state_dict().items())

@@ -17,9 +17,13 @@ import pytest
 
 from tiepoint.geometry import Transform, frame_corners
 from tiepoint.images import Image, ImageError, read_image, write_image
+from tiepoint.matchers import MatcherOptions
 from tiepoint.registration.batch import BatchConfig, RunInUse, run_batch
+from tiepoint.registration.cascade import auto_steps
+from tiepoint.registration.processes import ignore_interrupts, threads_in_environment
 from tiepoint.registration.records import read_jsonl
 from tiepoint.registration.sources import find_sources
+from tiepoint.weights import WEIGHTS
 
 from drawings import SIZE, TRUTHS, drawn
 
@@ -120,6 +124,76 @@ def test_a_disk_that_does_not_take_the_image_is_a_line_with_its_reason(folder):
     records = run(folder)
     assert records[0]["status"] == "unwritten"
     assert "could not be written" in records[0]["reasons"][0]
+
+
+def test_an_error_in_one_source_is_its_line_and_not_the_end_of_the_run(folder, monkeypatch):
+    def odd_for_b(_template, image, _result):
+        if image.path.name == "b.jpg":
+            raise OverflowError("an odd file")
+        return b""
+
+    config = BatchConfig(template=folder / "template.png", method="sift")
+    sources = find_sources([str(folder / "sources" / "[ab].*")])
+    with monkeypatch.context() as patched:
+        patched.setattr("tiepoint.registration.batch.thumbnails", odd_for_b)
+        assert run_batch(config, sources, folder / "out") == {"accepted": 1, "failed": 1}
+    record = read_jsonl(folder / "out" / "registrations.jsonl")[1]
+    assert record["reasons"] == ["OverflowError: an odd file"]
+    assert not (folder / "out" / "masks" / "b.png").exists()
+    assert run_batch(config, sources, folder / "out") == {"accepted": 2}  # tried again
+
+
+def test_a_source_that_moved_is_reported_where_it_is_now(folder):
+    config = BatchConfig(template=folder / "template.png", method="sift")
+    run_batch(config, find_sources([str(folder / "sources")]), folder / "out")
+    moved = (folder / "sources").rename(folder / "moved")
+    told = []
+    run_batch(config, find_sources([str(moved)]), folder / "out", progress=lambda record, _: told.append(record))
+    records = read_jsonl(folder / "out" / "registrations.jsonl")
+    for record in [*told, *records]:
+        assert os.path.dirname(record["source"]) == str(moved)
+
+
+def test_the_key_of_a_run_knows_the_steps_of_auto_and_the_content_of_named_weights(folder, monkeypatch):
+    config = BatchConfig(template=folder / "template.png")
+    before = config.digest()
+    assert config.digest() == before
+    monkeypatch.setattr("tiepoint.registration.batch.auto_steps", lambda options: auto_steps(options)[:1])
+    assert config.digest() != before
+    monkeypatch.setenv("TIEPOINT_WEIGHTS", str(folder))
+    named = BatchConfig(
+        template=folder / "template.png", method="superpoint", options=MatcherOptions(weights="magicleap-superpoint")
+    )
+    digests = set()
+    for content in (b"", b"one", b"two"):
+        (folder / WEIGHTS["magicleap-superpoint"].file_name).write_bytes(content)
+        digests.add(named.digest())
+    assert len(digests) == 3
+
+
+def test_only_a_runs_own_half_written_files_are_removed(folder):
+    mine = [folder / ".abc.partial", folder / "aligned" / "x" / ".abc.partial"]
+    for path in [*mine, folder / "others" / ".abc.partial"]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    config = BatchConfig(template=folder / "template.png", method="sift")
+    run_batch(config, find_sources([str(folder / "sources" / "a.png")]), folder)
+    assert list(folder.rglob("*.partial")) == [folder / "others" / ".abc.partial"]
+
+
+def test_workers_are_told_their_threads_and_leave_interrupts_to_the_parent(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    with threads_in_environment(3):
+        assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "3"
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert "MKL_NUM_THREADS" not in os.environ
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        ignore_interrupts()
+        signal.raise_signal(signal.SIGINT)  # no KeyboardInterrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_names_stay_apart(tmp_path):

@@ -9,6 +9,7 @@ from tiepoint.images import Image, gray_view
 from tiepoint.matchers import matcher
 from tiepoint.registration import Limits, Registrar, RegistrationConfig, valid_mask, warp_image
 from tiepoint.registration.agreement import Likeness
+from tiepoint.registration.prediction import common_corners
 from tiepoint.registration.refinement import prepare_template, refine_by_intensity
 from tiepoint.registration.support import chance_of_inlier, log10_false_alarms
 
@@ -89,6 +90,28 @@ def test_a_mask_leaves_the_rest_of_the_template_out(template_pixels):
         Registrar(Image(template_pixels), matcher("sift"), mask=mask[:100])
 
 
+def test_a_mask_over_one_quarter_is_judged_by_that_quarter(template_pixels):
+    mask = np.zeros((480, 640), bool)
+    mask[240:, :320] = True
+    registrar = Registrar(Image(template_pixels), matcher("sift"), mask=mask)
+    result = registrar.register(Image(seen(template_pixels, TRUTHS[0])))
+    assert result.accepted, result.verdict.reasons
+    corners = np.array([[0, 240], [319, 240], [319, 479], [0, 479]])
+    inside = result.transform.residuals(TRUTHS[0].inverse()(corners), corners)
+    assert inside.max() < result.prediction.bound95_px
+
+
+def test_the_common_area_of_a_mask_is_worked_by_hand():
+    mask = np.zeros((480, 640), bool)
+    mask[100, 30] = mask[200, 80] = True
+    registrar = Registrar(Image(drawn()), matcher("sift"), mask=mask)
+    rectangle = [[30, 100], [80, 100], [80, 200], [30, 200]]
+    np.testing.assert_array_equal(registrar._counted, rectangle)
+    shift = Transform.from_parameters(shift_px=(50, 0))  # of the rectangle, x = 50 ... 80 is covered
+    common = common_corners(shift, SIZE, SIZE, registrar._counted)
+    np.testing.assert_allclose([common.min(axis=0), common.max(axis=0)], [[50, 100], [80, 200]])
+
+
 def test_refinement_at_least_halves_the_error(template_pixels):
     before, after = [], []
     tiles = prepare_template(gray_view(Image(template_pixels)))
@@ -118,6 +141,17 @@ def test_refinement_of_the_unrelated_is_not_kept_and_never_raises(template_pixel
     assert not refine_by_intensity(tiles, gray_view(Image(template_pixels)), far, max_motion_px=3).kept
 
 
+def test_refinement_whose_steps_end_nowhere_is_not_kept(template_pixels, monkeypatch):
+    def nowhere(*_):
+        raise np.linalg.LinAlgError("SVD did not converge")
+
+    monkeypatch.setattr("tiepoint.registration.refinement._align", nowhere)
+    gray, start = gray_view(Image(template_pixels)), Transform.identity()
+    found = refine_by_intensity(prepare_template(gray), gray, start, max_motion_px=3)
+    assert not found.kept
+    assert found.transform is start
+
+
 def test_agreement_of_an_image_with_itself_and_with_another(template_pixels):
     gray = gray_view(Image(template_pixels))
     alike = Likeness(gray)
@@ -138,6 +172,15 @@ def test_warp_keeps_depth_and_marks_what_the_source_does_not_cover():
     np.testing.assert_array_equal(valid, expected)
     assert warped.pixels.dtype == np.uint16
     np.testing.assert_array_equal(warped.pixels, np.where(expected, 60_000, 0))
+
+
+def test_nearest_mixes_no_labels():
+    labels = np.zeros((60, 80), np.uint8)
+    labels[10:40, 20:60] = 7
+    turn = Transform.from_parameters(rotation_deg=10, scale=0.3, centre=(40, 30))
+    assert set(np.unique(warp_image(Image(labels), turn, (80, 60)).pixels)) > {0, 7}
+    warped = warp_image(Image(labels), turn, (80, 60), interpolation="nearest")
+    assert set(np.unique(warped.pixels)) == {0, 7}
 
 
 def test_false_alarms_worked_by_hand():

@@ -32,6 +32,10 @@ def test_one_of_several_by_its_kind():
         ({"loop": 3}, "loop: expected its own settings"),
         ({"descriptor": {"kind": "triplet"}}, "expected one of info_nce, hinge, sparse_hinge"),
         ({"loop": {"steps": 0}}, "steps: expected at least 1"),
+        ({"loop": {"precision": "fp16"}}, "precision: expected one of auto, fp32, bf16, got 'fp16'"),
+        ({"normalisation": "batch"}, "normalisation: expected one of none, before_relu, after_relu"),
+        ({"pairs": {"size": [128]}}, "size: expected 2 values"),
+        ({"pairs": {"size": [128, "wide"]}}, "size: expected int"),
     ],
 )
 def test_what_makes_no_sense_is_told(changes, message):

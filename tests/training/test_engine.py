@@ -120,6 +120,48 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoint(tmp_pa
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
+def test_a_gradient_that_is_not_finite_ends_the_run_and_spares_the_checkpoint(tmp_path):
+    """The loss alone does not tell: the root of 0 is 0, its slope is not finite."""
+    run = Run(tmp_path)
+    with pytest.raises(Interrupted):
+        train(Line(), LOOP, run, stop_after=2, on_progress=quiet)
+    before = run.checkpoint.read_bytes()
+
+    class Rooted(Line):
+        def loss(self, batch_size, progress, generator, compute):
+            total = (0 * self.network(torch.zeros(1, 1, 6, 6))).abs().sum().sqrt()
+            return Loss(total, {})
+
+    with pytest.raises(FloatingPointError, match="gradient of step 2"):
+        train(Rooted(), dataclasses.replace(LOOP, checkpoint_every_s=0.0), run, resume=True, on_progress=quiet)
+    assert run.checkpoint.read_bytes() == before
+
+
+def test_the_checkpoint_of_another_network_is_told_before_anything_is_written(tmp_path):
+    run = Run(tmp_path)
+    with pytest.raises(Interrupted):
+        train(Line(), LOOP, run, stop_after=2, on_progress=quiet)
+
+    class Wider(Line):
+        def __init__(self):
+            super().__init__()
+            self.network = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 1, 1))
+
+    started = []
+    with pytest.raises(ValueError, match="its checkpoint is of another network"):
+        train(Wider(), LOOP, run, resume=True, on_start=lambda: started.append(True), on_progress=quiet)
+    assert not started
+
+
+def test_a_changed_weight_decay_holds_from_where_the_run_goes_on(tmp_path):
+    run = Run(tmp_path)
+    with pytest.raises(Interrupted):
+        train(Line(), LOOP, run, stop_after=2, on_progress=quiet)
+    train(Line(), dataclasses.replace(LOOP, weight_decay=0.25), run, resume=True, on_progress=quiet)
+    groups = torch.load(run.checkpoint)["optimiser"]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.25, 0.0]
+
+
 def test_the_rate_warms_up_and_falls_by_a_cosine():
     loop = LoopConfig(steps=110, warm_up_steps=10, learning_rate=1.0, final_rate=0.1)
     assert loop.rate_at(0) == pytest.approx(0.1)

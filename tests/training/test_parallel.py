@@ -1,8 +1,11 @@
 """Two processes, as torchrun starts them, train one network."""
 
+import os
 import subprocess
 import sys
 
+import cv2
+import numpy as np
 import pytest
 
 _PROGRAM = """
@@ -50,3 +53,25 @@ def test_two_processes_end_with_one_network(tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
     saved = torch.load(tmp_path / "checkpoint.pt")["network"]
     assert all(torch.equal(first[name], saved[name]) for name in first)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_features_that_one_makes(tmp_path):
+    pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for index in range(6):
+        coarse = rng.integers(0, 256, (12, 12, 3), np.uint8)
+        cv2.imwrite(str(photographs / f"{index}.png"), cv2.resize(coarse, (100, 90), interpolation=cv2.INTER_NEAREST))
+    settings = [
+        "loop.steps=2", "loop.batch_size=2", "pairs.size=[64,64]", "num_validation=2", "num_keypoints=[16,32]",
+        "pool.num_views=1", "pool.num_keypoints=32",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "tiepoint.cli.main", "train", "superglue", str(photographs), "--features", "sift"]
+    command += ["--out", str(tmp_path / "run"), *(word for one in settings for word in ("--set", one))]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=True, timeout=300, env=environment, capture_output=True, text=True)
+    assert done.stdout.count("sift on the held-out pairs") == 1
+    assert done.stdout.count("best: ") == 1

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import torch
 
+from tiepoint.geometry.error_curve import auc
 from tiepoint.matchers.superpoint import load_superpoint
 from tiepoint.training.engine import Compute, LoopConfig, generator_of, train
-from tiepoint.training.export import export_weights
+from tiepoint.training.export import export_weights, licences
 from tiepoint.training.label import Labels
 from tiepoint.training.pairs import PairConfig, difficulty_at, make_pairs
 from tiepoint.training.photographs import Photographs
 from tiepoint.training.photometric import PhotometricConfig
 from tiepoint.training.record import Run
 from tiepoint.training.superpoint import LOSSES, SuperPointTraining, SuperPointTrainingConfig, whole_cells
-from tiepoint.training.validation import auc, held_out_pairs, judge
+from tiepoint.training.validation import held_out_pairs, judge
 from tiepoint.training.warps import WarpConfig
 from tiepoint.weights import load_weights
 
@@ -76,8 +77,8 @@ def test_photographs_without_any_label_still_train():
 
 def test_a_run_leaves_weights_that_load_and_a_card(tmp_path):
     run = Run(tmp_path / "run")
-    run.describe("superpoint", {"config": CONFIG}, {"photographs": str(tmp_path)})
     (tmp_path / "manifest.csv").write_text("file,licence\n0.png,MIT\n1.png,MIT\n2.png,CC0\n")
+    run.describe("superpoint", {"config": CONFIG}, {"licences": licences(tmp_path)})
     task = SuperPointTraining(CONFIG, photographs(), labels(), photographs())
     train(task, CONFIG.loop, run, on_progress=lambda _: None)
     path = tmp_path / "out.safetensors"

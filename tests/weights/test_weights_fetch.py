@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -116,6 +117,17 @@ def test_what_is_not_the_published_file_is_thrown_away(server: Server) -> None:
     with pytest.raises(WeightsError, match="SHA256"):
         fetch("tiny", progress=False)
     assert list(cache_folder().iterdir()) == []
+
+
+def test_a_web_page_in_place_of_weights_is_thrown_away(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of weights whose hash nobody has published."""
+    monkeypatch.setitem(WEIGHTS, "tiny", replace(WEIGHTS["tiny"], size_bytes=None, sha256=None))
+    server.content = b"<html>Sign in to this network</html>"
+    with pytest.raises(WeightsError, match="no PyTorch checkpoint"):
+        fetch("tiny", progress=False)
+    assert not list(cache_folder().iterdir())
+    server.content = b"PK\x03\x04" + CONTENT
+    assert fetch("tiny", progress=False).read_bytes() == server.content
 
 
 @pytest.mark.usefixtures("server")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,18 +170,24 @@ def registration(data: Path, unrelated: int, subset: int | None, seed: int, **co
     common["methods"] = common["methods"] or ("sift",)
     with usage_errors():
         pairs = registration_pairs(data, unrelated=unrelated, subset=subset, seed=seed)
-    protocol = RegistrationTrust(seed=seed, options=common["options"])
+    protocol = RegistrationTrust(seed=seed)
     run(protocol, pairs, data, {"subset": subset, "unrelated": unrelated}, **common)
 
 
-class usage_errors:
-    """A ValueError or a missing file inside is the user's to mend: one line, exit code 1."""
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """What is the user's to mend (values, files, weights, packages, memory) ends in one line, exit code 1."""
+    from tiepoint.matchers import MethodUnavailable
 
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, (ValueError, OSError)):
-            raise click.ClickException(str(error)) from error
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise click.ClickException(
+            "a worker process died, most likely for want of memory; run the same command again with fewer --workers"
+            " to go on where this run stopped"
+        ) from error
+    except (MethodUnavailable, ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 def run(
@@ -196,7 +204,7 @@ def run(
 ) -> None:
     """Evaluate, print the tables, write the files, draw the curves."""
     from tiepoint.evaluation.session import contestants, run_session
-    from tiepoint.matchers import METHODS, MethodUnavailable
+    from tiepoint.matchers import METHODS
     from tiepoint.plot.curves import save_charts
 
     if not methods and not self_check:
@@ -205,7 +213,7 @@ def run(
         if name not in METHODS:
             raise click.UsageError(f"unknown method {name!r}; there are: {', '.join(METHODS)}")
     folder = out or Path("evaluation") / type(protocol).__name__.lower()
-    try:
+    with usage_errors():
         report = run_session(
             protocol,
             contestants(methods, options, self_check=self_check),
@@ -215,8 +223,6 @@ def run(
             workers=workers,
             settings=settings,
         )
-    except MethodUnavailable as error:
-        raise click.ClickException(str(error)) from error
     click.echo(str(report))
     for name, charts in report.figures.items():
         save_charts(folder / name, charts)

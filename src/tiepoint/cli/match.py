@@ -12,7 +12,7 @@ import numpy as np
 from tiepoint.cli.options import method_options
 from tiepoint.estimation import Estimate, fit
 from tiepoint.geometry import KINDS, Features, Matches, Transform, save_matches
-from tiepoint.images import Image, ImageError, read_image, write_image
+from tiepoint.images import DEFAULT_MAX_PIXELS, Image, ImageError, read_image, write_image
 from tiepoint.matchers import MatcherOptions, MethodUnavailable, matcher
 
 _MODELS = ("auto", "transform", *KINDS, "fundamental")
@@ -34,6 +34,7 @@ _MODELS = ("auto", "transform", *KINDS, "fundamental")
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same answer.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write all matches: .npz, .json or .csv.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the matches side by side into this picture.")
+@click.option("--max-pixels", default=DEFAULT_MAX_PIXELS, show_default=True, help="Refuse larger pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def match(
     image0: Path,
@@ -45,6 +46,7 @@ def match(
     seed: int,
     out: Path | None,
     plot: Path | None,
+    max_pixels: int,
     as_json: bool,
 ) -> None:
     """Match IMAGE0 and IMAGE1, and fit what relates them.
@@ -54,7 +56,7 @@ def match(
     """
     try:
         found = matcher(method, options)
-        pictures = [read_image(path) for path in (image0, image1)]
+        pictures = [read_image(path, max_pixels=max_pixels) for path in (image0, image1)]
         encoding0, encoding1 = found.encode_batch(pictures)
         matches = found.match(encoding0, encoding1)
         estimate = fit(matches, model, threshold_px=threshold, seed=seed)

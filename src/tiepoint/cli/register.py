@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from tiepoint.cli.options import method_options
 from tiepoint.geometry import KINDS
 from tiepoint.images import DEFAULT_MAX_PIXELS, ImageError
 from tiepoint.matchers import METHODS, MatcherOptions, MethodUnavailable
+
+_WORKERS_HELP = (
+    "Processes; by default one per core, at most 8, of a learned method 1, of `auto` 4 at most where PyTorch is installed."
+)
 
 
 @click.command()
@@ -53,7 +58,7 @@ from tiepoint.matchers import METHODS, MatcherOptions, MethodUnavailable
     help="Refuse scales (template pixels per source pixel) outside.",
 )
 @click.option("--overlays", is_flag=True, help="Write overlays too: template red, aligned source cyan.")
-@click.option("--workers", type=click.IntRange(1), help="Processes; by default one per core, at most 8.")
+@click.option("--workers", type=click.IntRange(1), help=_WORKERS_HELP)
 @click.option(
     "--ray",
     is_flag=False,
@@ -87,11 +92,11 @@ def register(
 
     Writes aligned images and masks of their valid area, registrations.jsonl and .csv, and report.html. A run that was
     interrupted goes on where it stopped when started again. Ends with 0 when all sources were accepted, 2 when
-    some were rejected or unreadable, 1 for bad usage or when nothing could be read.
+    some were refused or unreadable, 1 for bad usage or when nothing could be read.
     """
     from tqdm import tqdm
 
-    from tiepoint.registration.batch import BatchConfig, RunInUse, run_batch
+    from tiepoint.registration.batch import BatchConfig, RunInUse, output_folders, run_batch
     from tiepoint.registration.register import RegistrationConfig
     from tiepoint.registration.sources import find_sources
     from tiepoint.registration.verdict import Limits
@@ -112,7 +117,7 @@ def register(
         max_pixels=max_pixels,
     )
     try:
-        found = find_sources(sources, leave_out=[out, template])
+        found = find_sources(sources, leave_out=[*output_folders(out), template])
         if not found:
             raise ValueError("there is nothing to register: the sources hold no image beside the template")
         counts: Counter[str] = Counter()
@@ -122,7 +127,7 @@ def register(
                 counts[record["status"]] += 1
                 counts["reused"] += reused
                 if record["status"] != "accepted":
-                    bar.write(_refusal(record))
+                    bar.write(click.format_filename(_refusal(record)))  # a name need not be Unicode
                 bar.set_postfix(accepted=counts["accepted"], refused=sum_refused(counts), refresh=False)
                 bar.update()
 
@@ -138,10 +143,9 @@ def register(
     except (ImageError, MethodUnavailable, RunInUse, ValueError, OSError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
     reused = f", {counts['reused']} of an earlier run" if counts["reused"] else ""
-    click.echo(
-        f"{counts['accepted']} accepted, {sum_refused(counts)} refused of {len(found)}{reused}: {out / 'report.html'}"
-    )
-    if counts["unreadable"] == len(found):
+    report = click.format_filename(out / "report.html")
+    click.echo(f"{counts['accepted']} accepted, {sum_refused(counts)} refused of {len(found)}{reused}: {report}")
+    if counts["unreadable"] + counts["failed"] == len(found):
         click.get_current_context().exit(1)
     if counts["accepted"] < len(found):
         click.get_current_context().exit(2)
@@ -154,11 +158,15 @@ def _refusal(record: dict[str, Any]) -> str:
 
 
 def sum_refused(counts: Counter[str]) -> int:
-    return counts["rejected"] + counts["unreadable"] + counts["unwritten"]
+    return counts["rejected"] + counts["unreadable"] + counts["failed"] + counts["unwritten"]
 
 
 def default_workers(method: str, count: int) -> int:
-    """One per core up to 8 for classical methods; networks use all cores themselves."""
+    """One per core up to 8 for classical methods; networks use all cores themselves.
+
+    `auto` may come to load networks: with them each process takes some 500 MB.
+    """
     if method in METHODS and METHODS[method].needs_torch:
         return 1
-    return max(1, min(os.cpu_count() or 1, 8, count // 2))
+    most = 4 if method == "auto" and find_spec("torch") is not None else 8
+    return max(1, min(os.cpu_count() or 1, most, count // 2))

@@ -125,8 +125,8 @@ def chain(data: DataRequest, out: Path, corners: bool, settings: Settings) -> No
 def _train_magicpoint(request: RunRequest, settings: Settings) -> None:
     from tiepoint.training.magicpoint import MagicPoint, MagicPointConfig
 
-    settings.prepare()
     config = request.configured(MagicPointConfig(), settings)
+    settings.prepare(config.loop.device)
     task = MagicPoint(config, _start(request.start))
     run_training("magicpoint", task, config, request, {"shapes": "drawn on the fly"})
 
@@ -135,27 +135,39 @@ def _label(photographs: Photographs, labels: Path, detector: str, device: str, s
     import torch
 
     from tiepoint.training.label import Detector, LabelConfig, corner_detector, label_photographs, network_detector
+    from tiepoint.weights import identified
 
     settings.prepare()
     config = settings.changed(LabelConfig(threshold=0.3, views=16) if detector == "corners" else LabelConfig())
-    network = _start(None if detector == "corners" else detector)
+    network, name = (None, detector) if detector == "corners" else (_start(detector), identified(detector))
     chosen: Detector = network_detector(network.to(device)) if network else corner_detector
     label_photographs(
-        photographs, labels, chosen, detector, config, torch.device(device),
+        photographs, labels, chosen, name, config, torch.device(device),
         lambda done, total: click.echo(f"{done}/{total} photographs labelled"),
     )  # fmt: skip
     click.echo(f"labels: {labels}")
 
 
 def _train_superpoint(data: DataRequest, labels: Path, request: RunRequest, settings: Settings) -> None:
+    from dataclasses import asdict, astuple, replace
+
     from tiepoint.training.label import open_labels
     from tiepoint.training.superpoint import LOSSES, SuperPointTraining, SuperPointTrainingConfig
 
-    settings.prepare()
-    config = request.configured(SuperPointTrainingConfig(), settings, LOSSES)
+    network = _start(request.start)
+    default = SuperPointTrainingConfig()
+    if network is not None:
+        default = replace(default, **asdict(network.config))
+    config = request.configured(default, settings, LOSSES)
+    if network is not None and (config.descriptor_dim, config.normalisation) != astuple(network.config):
+        raise ValueError(
+            f"network: expected that of {request.start}, {network.config}, got D = {config.descriptor_dim}, "
+            f"{config.normalisation}"
+        )
+    settings.prepare(config.loop.device)
     found = open_labels(labels, open_stored(data.folder, data.store))
     photographs, held_out = data.opened()
-    task = SuperPointTraining(config, photographs, found, held_out, _start(request.start))
+    task = SuperPointTraining(config, photographs, found, held_out, network)
     trained_on = {
         **data.described(photographs, request, task.held_out),
         "labels": json.loads((labels / "labels.json").read_text()),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -59,7 +58,6 @@ def train_loftr(data: DataRequest, layout: Layout, request: RunRequest, settings
     if layout == "imc2022" and request.start is None:
         raise ValueError("--layout imc2022: give --fine-tune WEIGHTS too, whose own matches are the labels")
     _check_same_data(layout, request)
-    settings.prepare()
     network = load_loftr(request.start) if request.start else None
     default = LoftrTrainingConfig()
     if network is not None:
@@ -67,6 +65,7 @@ def train_loftr(data: DataRequest, layout: Layout, request: RunRequest, settings
     config = request.configured(default, settings)
     if network is not None and config.network != network.config:
         raise ValueError(f"network: expected that of {request.start}, {network.config}, got {config.network}")
+    settings.prepare(config.loop.device)
     if layout == "photographs":
         task, described = _on_photographs(data, config, request, network)
     else:
@@ -76,10 +75,10 @@ def train_loftr(data: DataRequest, layout: Layout, request: RunRequest, settings
 
 def _check_same_data(layout: Layout, request: RunRequest) -> None:
     """Raises ValueError where a run would go on with another layout, or other weights that label."""
-    stored = request.folder / "config.json"
-    if not (request.resume and stored.exists()):
+    stored = request.stored()
+    if stored is None:
         return
-    before = json.loads(stored.read_text())["data"]
+    before = stored["data"]
     if before.get("layout", "photographs") != layout:
         raise ValueError(f"{request.folder}: has learned from --layout {before.get('layout', 'photographs')}; give it")
     if layout == "imc2022" and before["started_from"] != request.start:
@@ -105,6 +104,7 @@ def _on_posed(
     request: RunRequest,
     network: LoftrNetwork | None,
 ) -> tuple[LoftrTraining, dict[str, Any]]:
+    from tiepoint.training.export import licences
     from tiepoint.training.loftr import LoftrTraining
     from tiepoint.training.posed import DepthTruth, PosedPairs, PseudoLabels, Truth
     from tiepoint.training.posed_validation import HeldOutPosed
@@ -129,6 +129,7 @@ def _on_posed(
     )
     return task, {
         "photographs": str(data.folder),
+        "licences": licences(data.folder),
         "scenes": num_pairs(scenes),
         "held_out": num_pairs(held_out),
         "started_from": request.started_from(),

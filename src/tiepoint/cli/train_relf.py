@@ -34,7 +34,6 @@ def train_relf(data: DataRequest, request: RunRequest, settings: Settings) -> No
     from tiepoint.networks.equivariant_resnet import ReResNet
     from tiepoint.training.relf import LOSSES, RelfTraining, RelfTrainingConfig
 
-    settings.prepare()
     model = load_relf(request.start) if request.start else None
     default = RelfTrainingConfig()
     if model is not None:
@@ -49,6 +48,7 @@ def train_relf(data: DataRequest, request: RunRequest, settings: Settings) -> No
             f"network: expected that of {request.start}, {default.backbone} of order {default.order}, "
             f"got {config.backbone} of order {config.order}"
         )
+    settings.prepare(config.loop.device)
     photographs, _ = data.opened(colour=True)
     _, held_out = data.opened()  # grey, as the other methods are judged
     task = RelfTraining(config, photographs, held_out, model.network if model else None)

@@ -30,8 +30,8 @@ def train_roma(data: DataRequest, request: RunRequest, settings: Settings) -> No
     from tiepoint.matchers.roma import ROMA_SMALL_CONFIG, load_network
     from tiepoint.training.roma import RomaTraining, RomaTrainingConfig
 
-    settings.prepare()
     config = request.configured(RomaTrainingConfig(), settings)
+    settings.prepare(config.loop.device)
     photographs, held_out = data.opened(colour=True)
     network = load_network(ROMA_SMALL_CONFIG, request.start) if request.start else None
     task = RomaTraining(config, photographs, held_out, network)

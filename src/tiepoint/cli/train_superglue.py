@@ -50,18 +50,20 @@ def train_superglue(
     data: DataRequest, features: str, superpoint: str | None, request: RunRequest, settings: Settings
 ) -> None:
     from tiepoint.matchers.superglue import load_superglue
+    from tiepoint.training import parallel
     from tiepoint.training.feature_pool import make_pool
     from tiepoint.training.superglue import SuperGlueTraining
     from tiepoint.weights import load_weights
 
-    settings.prepare()
     config = request.configured(_default_config(features), settings)
+    settings.prepare(config.loop.device)
     photographs, held_out = data.opened()
     chosen = _trained_over(features, superpoint, config.pool.num_keypoints)
-    pool = make_pool(
-        photographs, request.folder / "features", chosen.dense, chosen.name, config.pairs, config.pool,
-        lambda done, total: click.echo(f"{done}/{total} photographs: features computed"),
-    )  # fmt: skip
+    with parallel.first_before_others():
+        pool = make_pool(
+            photographs, request.folder / "features", chosen.dense, chosen.name, config.pairs, config.pool,
+            lambda done, total: click.echo(f"{done}/{total} photographs: features computed"),
+        )  # fmt: skip
     network = load_superglue(load_weights(request.start), request.start) if request.start else None
     task = SuperGlueTraining(config, pool, chosen.usual, held_out, network)
     trained_on = {
@@ -97,7 +99,7 @@ def _trained_over(features: str, superpoint: str | None, count: int) -> _Trained
     from tiepoint.matchers.sift import Sift
     from tiepoint.matchers.superpoint import load_superpoint
     from tiepoint.matchers.superpoint_extractor import PRESETS, SuperPointExtractor
-    from tiepoint.weights import default_weights, load_weights
+    from tiepoint.weights import default_weights, identified, load_weights
 
     if features == "sift":
         return _TrainedOver(features, Sift(), Sift(max_num_keypoints=count, contrast_threshold=0.01))
@@ -107,7 +109,7 @@ def _trained_over(features: str, superpoint: str | None, count: int) -> _Trained
     network = load_superpoint(load_weights(weights), weights)
     preset = replace(PRESETS[network.config.normalisation], max_enlargement=1.0)
     return _TrainedOver(
-        f"{features}: {weights}",
+        f"{features}: {identified(weights)}",
         SuperPointExtractor(network, replace(preset, max_num_keypoints=512)),
         SuperPointExtractor(network, replace(preset, max_num_keypoints=count, threshold=0.0)),
     )

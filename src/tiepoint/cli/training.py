@@ -45,11 +45,14 @@ class Settings:
 
         return changed(default, read_changes(self.file, self.assignments), alternatives)
 
-    def prepare(self) -> None:
+    def prepare(self, device: str = "cpu") -> None:
+        """Set this process up, and join the others if `torchrun` started it."""
         import torch
 
+        from tiepoint.training import parallel
         from tiepoint.training.record import keep_freed_memory
 
+        parallel.start(device)
         keep_freed_memory()
         if self.threads is not None:
             torch.set_num_threads(self.threads)
@@ -65,17 +68,22 @@ class RunRequest:
 
     def configured(self, default: Config, settings: Settings, alternatives: dict[str, Any] | None = None) -> Config:
         """The default, or on --resume the run's own settings, with the changes asked for."""
-        stored = self.folder / "config.json"
-        if self.resume and stored.exists():
-            default = Settings(file=stored).changed(default, alternatives)
+        if self.stored() is not None:
+            default = Settings(file=self.folder / "config.json").changed(default, alternatives)
         return settings.changed(default, alternatives)
 
     def started_from(self, otherwise: str = "nothing") -> str:
         """The weights asked for, or `otherwise`; on --resume what the run says it began with."""
-        stored = self.folder / "config.json"
-        if self.resume and stored.exists():
-            return str(json.loads(stored.read_text())["data"]["started_from"])
-        return self.start or otherwise
+        before = self.stored()
+        return self.start or otherwise if before is None else str(before["data"]["started_from"])
+
+    def stored(self) -> dict[str, Any] | None:
+        """On --resume the config.json of the run, if it has begun."""
+        path = self.folder / "config.json"
+        if not (self.resume and path.exists()):
+            return None
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +113,18 @@ class DataRequest:
         """What the run's config.json says of its data; start: what it starts from without weights.
 
         SIFT and ORB are judged on the held-out pairs beside it, and their figures said.
+        Raises ValueError where a run would go on with other photographs than it began with.
         """
+        from tiepoint.training.export import licences
+
+        before = request.stored()
+        if before is not None and before["data"]["fingerprint"] != photographs.fingerprint:
+            raise ValueError(f"{request.folder}: has learned from {before['data']['photographs']}, which were others")
         return {
             "photographs": str(self.folder),
             "count": len(photographs),
             "fingerprint": photographs.fingerprint,
+            "licences": licences(self.folder),
             "held_out": str(self.held_out or f"last {_HELD_OUT_SHARE:.0%} of {self.folder}"),
             "started_from": request.started_from(start),
             "others_on_the_held_out_pairs": _judged_beside(("sift", "orb"), pairs),
@@ -172,10 +187,16 @@ def listed(figures: dict[str, float]) -> str:
 
 
 def _judged_beside(methods: tuple[str, ...], pairs: list[HeldOutPair]) -> dict[str, dict[str, float]]:
-    """The figures of methods that need no training on the pairs a run is judged on; said, too."""
+    """The figures of methods that need no training on the pairs a run is judged on; said, too.
+
+    By the first process alone, which writes config.json.
+    """
     from tiepoint.matchers import matcher
+    from tiepoint.training import parallel
     from tiepoint.training.validation import judge
 
+    if parallel.rank() != 0:
+        return {}
     beside = {name: judge(matcher(name), pairs) for name in methods}
     for name, figures in beside.items():
         click.echo(f"{name} on the held-out pairs: {listed(figures)}")
@@ -194,14 +215,18 @@ def run_training(method: str, task: Task, config: Any, request: RunRequest, data
     run = Run(request.folder)
     if run.checkpoint.exists() and not request.resume:
         raise ValueError(f"{request.folder}: holds a run already; go on with --resume or give another folder")
-    parallel.start(config.loop.device)
-    if parallel.rank() == 0:
-        run.describe(method, {"config": config}, data)
-        click.echo(json.dumps(dataclasses.asdict(config), indent=2))
+
+    def on_start() -> None:
+        if parallel.rank() == 0:
+            run.describe(method, {"config": config}, data)
+            click.echo(json.dumps(dataclasses.asdict(config), indent=2))
+
     try:
-        best = train(task, config.loop, run, resume=request.resume, on_progress=click.echo)
+        best = train(task, config.loop, run, resume=request.resume, on_start=on_start, on_progress=click.echo)
     except Interrupted as stopped:
         raise click.ClickException(str(stopped)) from stopped
+    if parallel.rank() != 0:
+        return
     validated = [row for row in read_log(run.log) if f"val_{task.judged_by}" in row]
     before = {name.removeprefix("val_"): value for name, value in validated[0].items()}
     click.echo(f"before: {listed(before)}")
@@ -213,5 +238,9 @@ def told() -> Iterator[None]:
     """Ends the command with the message of an expected error in place of a traceback."""
     try:
         yield
-    except (ValueError, FloatingPointError) as error:
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "safetensors"):
+            raise
+        raise click.ClickException("training needs PyTorch: pip install 'tiepoint[learned]'") from error
+    except (ValueError, OSError, FloatingPointError) as error:
         raise click.ClickException(str(error)) from error

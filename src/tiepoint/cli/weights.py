@@ -1,4 +1,4 @@
-"""`tiepoint weights`: list, show, fetch, import and verify named checkpoints. Only the last two need torch."""
+"""`tiepoint weights`: list, show, fetch, import, verify and export checkpoints. Only the last three need torch."""
 
 from __future__ import annotations
 

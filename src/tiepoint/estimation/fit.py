@@ -223,10 +223,13 @@ def _refined(
         reason = _degenerate(points0[inside], points1[inside], start.kind)
         if reason is not None:
             return failed(count, threshold_px, reason)
-        refined, covariance = refine(transform, points0[inside], points1[inside])
+        try:
+            refined, covariance = refine(transform, points0[inside], points1[inside])
+        except (ValueError, np.linalg.LinAlgError):
+            return failed(count, threshold_px, "degenerate: least squares found no finite transform")
         now_inside = _inside(refined, points0, points1, threshold_px)
-        if now_inside.sum() < inside.sum():  # least squares left the consensus: what was found before stands
-            _, covariance = refine(transform, points0[inside], points1[inside])
+        if now_inside.sum() < inside.sum():
+            # Least squares left the consensus: what was found before stands, with the covariance of the refined.
             break
         settled = bool((now_inside == inside).all())
         transform, inside = refined, now_inside

@@ -46,7 +46,8 @@ def refine(transform: Transform, points0: Points, points1: Points) -> tuple[Tran
 
     transform: a start within the basin, as robust estimators give. points0, points1: (N, 2), at least as many
     as the kind needs; outliers are expected to be gone.
-    Returns the transform and the (9, 9) covariance of its row-major matrix, in pixels.
+    Returns the transform and the (9, 9) covariance of its row-major matrix, in pixels. Raises ValueError or
+    LinAlgError where the steps lead to no finite transform.
     """
     frame0, frame1 = _frames(points0, points1)
     x0, x1 = frame0(points0), frame1(points1)
@@ -183,11 +184,14 @@ def to_pixels(
     """The transform left @ M(parameters) @ right, and the (9, 9) covariance of its matrix, whose last entry is 1.
 
     covariance: (K, K) of the parameters. left, right: (3, 3) changes of frame within the family of `kind`.
+    Raises ValueError where that last entry is 0, and so cannot be made 1: the horizon goes through pixel (0, 0).
     """
     matrix, by_parameters = matrix_of(parameters, kind)
     unscaled = left @ matrix @ right
     linear = np.kron(left, right.T) @ by_parameters  # of the row-major entries
     last = unscaled[2, 2]
+    if last == 0:
+        raise ValueError("the horizon of the transform goes through pixel (0, 0)")
     divide = (np.eye(9) - np.outer(unscaled.ravel() / last, np.eye(9)[8])) / last
     chain = divide @ linear
     pixels = unscaled / last

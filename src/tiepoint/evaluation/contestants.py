@@ -16,10 +16,11 @@ from tiepoint.matchers import Matcher, MatcherOptions, matcher
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """A picture with its encoding and the seconds that took, reading not counted."""
+    """A picture with its encoding, what made that, and the seconds it took, reading not counted."""
 
     frame: Frame
     encoding: Any
+    encoder: Encoder
     seconds: float
 
 
@@ -58,11 +59,13 @@ class CatalogueMethod(Contestant):
         return {"method": self.name, **asdict(self.options)}
 
     def prepare(self) -> Encoder:
-        return _CatalogueEncoder(matcher(self.name, self.options))
+        return CatalogueEncoder(matcher(self.name, self.options))
 
 
 @dataclass(frozen=True)
-class _CatalogueEncoder(Encoder):
+class CatalogueEncoder(Encoder):
+    """A matcher of the catalogue at work."""
+
     matcher: Matcher[Any]
 
     def encode(self, frame: Frame) -> Any:

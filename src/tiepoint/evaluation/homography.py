@@ -15,7 +15,6 @@ from tiepoint.evaluation.metrics import (
     ERROR_THRESHOLDS_PX,
     MMA_THRESHOLDS_PX,
     KeypointMeasures,
-    auc,
     keypoint_measures,
     matching_accuracy,
     matching_score,
@@ -34,11 +33,13 @@ from tiepoint.evaluation.report import (
     Table,
     by_subset,
     failures_as_infinite,
+    mean_of_known,
     mean_or_none,
     milliseconds,
 )
 from tiepoint.evaluation.run import Measured, Protocol
 from tiepoint.geometry import Features, Matches, Transform, frame_corners
+from tiepoint.geometry.error_curve import auc
 
 Column = Literal["dlt", "ransac", "magsac", "fit"]
 
@@ -226,7 +227,7 @@ def _matches_row(measured: Sequence[Measured[HomographyRecord]]) -> tuple[Cell, 
     accuracy = 100 * np.mean([record.accuracy for record in records], axis=0)
     precision = 100 * np.mean([record.precision for record in records], axis=0)
     localization = [record.localization_px for record in records if record.localization_px is not None]
-    keypoints = mean_or_none([float(np.mean(r.num_keypoints)) if r.num_keypoints else None for r in records])
+    keypoints = mean_of_known([float(np.mean(r.num_keypoints)) if r.num_keypoints else None for r in records])
     return (
         None if keypoints is None else round(keypoints),
         round(np.mean([record.num_matches for record in records])),

@@ -107,6 +107,7 @@ def _scene_pairs(scene: Path, metres: dict[str, float], subset: int | None, seed
                 group=scene.name,
                 source0=FileSource(named(images, scene, key0)),
                 source1=FileSource(named(images, scene, key1)),
+                # K stays as COLMAP wrote it, half a pixel from our pixel centres: the competition's score uses it so.
                 truth=relative_pose(cameras[key0], cameras[key1]),
                 metres_per_unit=metres[scene.name],
             )

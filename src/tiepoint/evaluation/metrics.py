@@ -16,23 +16,6 @@ ERROR_THRESHOLDS_PX = (1, 3, 5, 10)
 SCORE_BINS = 50
 
 
-def auc(errors: Sequence[float], threshold: float) -> float:
-    """Area under the cumulative error curve up to `threshold`, divided by `threshold`: 1 is perfect.
-
-    The curve joins (0, 0) and (e_i, i / n) of the sorted errors by straight lines and holds its last value up to
-    the threshold (Sarlin et al., "SuperGlue", CVPR 2020, section 5.2, as its evaluation computes it). A failure
-    is an infinite error. nan without errors.
-    """
-    if len(errors) == 0:
-        return float("nan")
-    ordered = np.sort(np.asarray(errors, np.float64))
-    inside = ordered[ordered < threshold]
-    recall = np.arange(len(inside) + 1) / len(ordered)
-    x = np.concatenate([[0.0], inside, [threshold]])
-    y = np.concatenate([recall, recall[-1:]])
-    return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2) / threshold)
-
-
 def share_within(errors: Sequence[float], threshold: float) -> float:
     """Share of errors of at most `threshold`; failures are infinite errors. nan without errors."""
     return float(np.mean(np.asarray(errors, np.float64) <= threshold)) if len(errors) else float("nan")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tiepoint.estimation import fit_pose
 from tiepoint.evaluation.contestants import Encoded
-from tiepoint.evaluation.metrics import auc, matching_accuracy, share_within
+from tiepoint.evaluation.metrics import matching_accuracy, share_within
 from tiepoint.evaluation.pairs import PosePair
 from tiepoint.evaluation.report import (
     Cell,
@@ -23,6 +23,7 @@ from tiepoint.evaluation.report import (
     Table,
     by_subset,
     failures_as_infinite,
+    mean_of_known,
     mean_or_none,
     milliseconds,
 )
@@ -35,6 +36,7 @@ from tiepoint.geometry import (
     rotation_error_deg,
     symmetric_epipolar_distance,
 )
+from tiepoint.geometry.error_curve import auc
 
 Column = Literal["opencv", "fit"]
 COLUMN_NOTES: dict[Column, str] = {
@@ -215,7 +217,7 @@ def _errors(measured: Sequence[Measured[PoseRecord]], column: Column) -> list[fl
 
 def _row(measured: Sequence[Measured[PoseRecord]]) -> tuple[Cell, ...]:
     records = [one.record for one in measured]
-    keypoints = mean_or_none([record.num_keypoints for record in records])
+    keypoints = mean_of_known([record.num_keypoints for record in records])
     score = mean_or_none([record.matching_score for record in records])
     precision = 100 * np.mean([record.precision for record in records], axis=0)
     cells: list[Cell] = []

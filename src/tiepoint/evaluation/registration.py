@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from tiepoint.evaluation.contestants import Encoded
+from tiepoint.evaluation.contestants import CatalogueEncoder, Encoded
 from tiepoint.evaluation.pairs import ImagePair, PlanePair
 from tiepoint.evaluation.registration_pairs import EXACT_SETS, KNOWN_WARPS
 from tiepoint.evaluation.report import Cell, Chart, Curve, Report, Table
 from tiepoint.evaluation.run import Measured, Protocol
 from tiepoint.evaluation.sources import Frame
 from tiepoint.geometry import Matches, Transform, frame_corners
-from tiepoint.matchers import MatcherOptions, matcher
+from tiepoint.matchers import Matcher
 from tiepoint.registration import Registrar, Registration, RegistrationConfig
 from tiepoint.registration.prediction import common_corners
 
@@ -56,11 +56,10 @@ class RegistrationTrust(Protocol[ImagePair, RegistrationRecord]):
     """Acceptance of pairs that belong together and of pairs that do not; predicted against true error.
 
     Pairs with a known transform are `PlanePair`, all others must not be accepted. Image 0 is the source, image 1
-    the template. seed: of the robust fits. options: of the methods, which are those of the catalogue.
+    the template. seed: of the robust fits. Methods are those of the catalogue.
     """
 
     seed: int = 0
-    options: MatcherOptions = field(default_factory=MatcherOptions)
 
     record_type = RegistrationRecord
 
@@ -71,7 +70,9 @@ class RegistrationTrust(Protocol[ImagePair, RegistrationRecord]):
         encoded1: Encoded,
         matches: Matches,
     ) -> RegistrationRecord:
-        registrar = _registrar(encoded1.frame, matches.method, self.options, self.seed)
+        if not isinstance(encoded1.encoder, CatalogueEncoder):
+            raise ValueError(f"registration: expected a method of the catalogue, got {matches.method}")
+        registrar = _registrar(encoded1.frame, encoded1.encoder.matcher, self.seed)
         result = registrar.register(encoded0.frame.image, encoded0.encoding)
         failed = [check.name for check in result.verdict.checks if not check.passed]
         if result.verdict.failure is not None:
@@ -111,8 +112,8 @@ class RegistrationTrust(Protocol[ImagePair, RegistrationRecord]):
 
 
 @lru_cache(maxsize=4)  # pairs come template by template
-def _registrar(template: Frame, method: str, options: MatcherOptions, seed: int) -> Registrar[Any]:
-    return Registrar(template.image, matcher(method, options), RegistrationConfig(seed=seed))
+def _registrar(template: Frame, matcher: Matcher[Any], seed: int) -> Registrar[Any]:
+    return Registrar(template.image, matcher, RegistrationConfig(seed=seed))
 
 
 def _is_refined(result: Registration) -> bool:

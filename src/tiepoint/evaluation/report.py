@@ -230,5 +230,11 @@ def mean_or_none(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(values) if known else None
 
 
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """Mean of a number that is no merit, as that of keypoints, over the pairs that have one; None where none has."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
 def failures_as_infinite(errors: Sequence[float | None]) -> list[float]:
     return [float("inf") if error is None else error for error in errors]

@@ -21,7 +21,7 @@ from tiepoint.evaluation.report import (
     Report,
     Table,
     by_subset,
-    mean_or_none,
+    mean_of_known,
     milliseconds,
 )
 from tiepoint.evaluation.run import Measured, Protocol
@@ -140,7 +140,7 @@ def _archive_pairs(scene: Path) -> list[RotationPair]:
 def _row(measured: Sequence[Measured[RotationRecord]]) -> tuple[Cell, ...]:
     records = [one.record for one in measured]
     accuracy = 100 * np.mean([record.accuracy for record in records], axis=0)
-    points = mean_or_none([record.num_points for record in records])
+    points = mean_of_known([record.num_points for record in records])
     angles, by_angle = _accuracy_by_angle(measured)
     return (
         None if points is None else round(points),

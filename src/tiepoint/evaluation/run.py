@@ -7,12 +7,13 @@ import multiprocessing
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import cv2
 
@@ -20,6 +21,7 @@ from tiepoint.evaluation.contestants import Contestant, Encoded, Encoder
 from tiepoint.evaluation.pairs import ImagePair
 from tiepoint.evaluation.sources import Source
 from tiepoint.geometry import Matches
+from tiepoint.registration.processes import ignore_interrupts, threads_in_environment
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 Pair = TypeVar("Pair", bound=ImagePair)
 Record = TypeVar("Record", bound="DataclassInstance")
+
+Lines: TypeAlias = Generator[tuple[str, str], None, None]
+"""(key, JSON line) of each pair."""
 
 MAX_KEPT_BYTES = 2_000_000_000
 """Encodings kept in memory by one worker; beyond it, the one needed last is made anew when its turn comes."""
@@ -91,8 +96,8 @@ def evaluate(
     progress(len(pairs) - len(missing))
     if missing:
         journal.parent.mkdir(parents=True, exist_ok=True)
-        with journal.open("a", encoding="utf-8") as file:
-            for key, line in _run(protocol, contestant, missing, workers):
+        with journal.open("a", encoding="utf-8") as file, closing(_run(protocol, contestant, missing, workers)) as run:
+            for key, line in run:
                 file.write(line + "\n")
                 file.flush()
                 lines[key] = json.loads(line)
@@ -116,9 +121,7 @@ def _measured(protocol: Protocol[Pair, Record], pair: Pair, line: dict[str, Any]
     return Measured(pair=pair, record=protocol.record_type(**line["record"]), **values)
 
 
-def _run(
-    protocol: Protocol[Pair, Record], contestant: Contestant, pairs: Sequence[Pair], workers: int
-) -> Iterator[tuple[str, str]]:
+def _run(protocol: Protocol[Pair, Record], contestant: Contestant, pairs: Sequence[Pair], workers: int) -> Lines:
     if workers == 1:
         return _run_block(protocol, contestant.prepare(), pairs)
     return _run_in_processes(protocol, contestant, _blocks(pairs, workers), workers)
@@ -133,8 +136,7 @@ def _blocks(pairs: Sequence[Pair], workers: int) -> list[list[Pair]]:
     return [group[start : start + share] for group in groups.values() for start in range(0, len(group), share)]
 
 
-def _run_block(protocol: Protocol[Pair, Record], encoder: Encoder, pairs: Sequence[Pair]) -> Iterator[tuple[str, str]]:
-    """(key, JSON line) of each pair."""
+def _run_block(protocol: Protocol[Pair, Record], encoder: Encoder, pairs: Sequence[Pair]) -> Lines:
     encodings = _Encodings(encoder, pairs)
     for position, pair in enumerate(pairs):
         line = json.dumps({"key": pair.key, **_run_pair(protocol, encoder, pair, encodings)}, allow_nan=False)
@@ -177,15 +179,18 @@ class _Encodings:
             frame = source.read()
             started = time.perf_counter()
             encoding = self._encoder.encode(frame)
-            self._kept[source] = Encoded(frame, encoding, time.perf_counter() - started)
+            self._kept[source] = Encoded(frame, encoding, self._encoder, time.perf_counter() - started)
         return self._kept[source]
 
     def done(self, position: int) -> None:
         """Forget what no pair after `position` needs, and what does not fit."""
         for source in [source for source in self._kept if self._uses[source][-1] <= position]:
             del self._kept[source]
-        while len(self._kept) > 1 and sum(map(_num_bytes, self._kept.values())) > MAX_KEPT_BYTES:
+        while len(self._kept) > 1 and self._num_bytes() > MAX_KEPT_BYTES:
             del self._kept[max(self._kept, key=lambda source: self._next_use(source, position))]
+
+    def _num_bytes(self) -> int:
+        return sum(_num_bytes((kept.frame, kept.encoding)) for kept in self._kept.values())
 
     def _next_use(self, source: Source, position: int) -> int:
         return next(use for use in self._uses[source] if use > position)
@@ -204,11 +209,15 @@ def _num_bytes(value: Any) -> int:
 
 @dataclass
 class _Worker:
-    """What a worker process works with; the first block builds the method, so that its future carries errors."""
+    """What a worker process works with; the first block builds the method, so that its future carries errors.
+
+    lines: the queue that takes each pair's line. stop: set when no further pair is wanted.
+    """
 
     protocol: Protocol[Any, Any]
     contestant: Contestant
     lines: Any
+    stop: Event
     encoder: Encoder | None = None
 
 
@@ -217,50 +226,56 @@ _worker: _Worker  # one in each worker process
 
 def _run_in_processes(
     protocol: Protocol[Pair, Record], contestant: Contestant, blocks: Sequence[Sequence[Pair]], workers: int
-) -> Iterator[tuple[str, str]]:
-    """Lines come through a queue, one by one, so that a crash loses no more than the pairs in work."""
+) -> Lines:
+    """Lines come through a queue, one by one, so that a crash loses no more than the pairs in work.
+
+    Ended early, by an error or Ctrl-C, it waits for the pairs in work alone: a block may take hours.
+    """
     context = multiprocessing.get_context("spawn")  # a forked copy of a process that has used torch hangs
-    lines = context.SimpleQueue()
+    lines, stop = context.SimpleQueue(), context.Event()
     threads = max(1, (os.cpu_count() or 1) // workers)
+    futures: list[Future[None]] = []
     with (
-        _threads_in_environment(threads),
-        ProcessPoolExecutor(workers, context, _start_worker, (protocol, contestant, lines, threads)) as pool,
+        threads_in_environment(threads),
+        ProcessPoolExecutor(workers, context, _start_worker, (protocol, contestant, lines, stop, threads)) as pool,
     ):
-        running = {pool.submit(_work, block) for block in blocks}
-        while running:
-            done, running = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
-            while not lines.empty():
-                yield lines.get()
-            for future in done:
-                future.result()
-        while not lines.empty():
-            yield lines.get()
+        try:
+            for block in blocks:
+                futures.append(pool.submit(_work, block))
+            running = set(futures)
+            while running:
+                done, running = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
+                yield from _arrived(lines)
+                for future in done:
+                    future.result()
+            yield from _arrived(lines)
+        finally:
+            stop.set()
+            while not all(future.done() for future in futures):
+                wait(futures, timeout=0.1)
+                for _ in _arrived(lines):  # a worker whose line finds the queue full waits until it is read
+                    pass
 
 
-@contextmanager
-def _threads_in_environment(threads: int) -> Iterator[None]:
-    """BLAS and OpenMP read their number of threads from the environment when a process loads them."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, str(threads)))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
+def _arrived(lines: Any) -> Iterator[tuple[str, str]]:
+    """What the queue holds now."""
+    while not lines.empty():
+        yield lines.get()
 
 
-def _start_worker(protocol: Protocol[Any, Any], contestant: Contestant, lines: Any, threads: int) -> None:
+def _start_worker(protocol: Protocol[Any, Any], contestant: Contestant, lines: Any, stop: Event, threads: int) -> None:
     global _worker
+    ignore_interrupts()
     cv2.setNumThreads(threads)
-    _worker = _Worker(protocol, contestant, lines)
+    _worker = _Worker(protocol, contestant, lines, stop)
 
 
 def _work(block: Sequence[Any]) -> None:
+    if _worker.stop.is_set():
+        return
     if _worker.encoder is None:
         _worker.encoder = _worker.contestant.prepare()
     for result in _run_block(_worker.protocol, _worker.encoder, block):
         _worker.lines.put(result)
+        if _worker.stop.is_set():
+            return

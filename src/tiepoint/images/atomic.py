@@ -23,11 +23,12 @@ def write_atomically(path: Path | str, data: bytes | str) -> None:
 def open_atomically(path: Path | str) -> Iterator[BinaryIO]:
     """A file to write to that takes the name `path` when the block ends, and vanishes when it ends by an error.
 
-    The bytes go to a hidden neighbour first; a kill leaves at most that. Raises OSError.
+    The bytes go to a hidden neighbour first, whose name fits where `path`'s does; a kill leaves at most that.
+    Raises OSError.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    handle, partial = tempfile.mkstemp(prefix=".", suffix=".partial", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,20 @@ DEFAULT_MAX_PIXELS = 300_000_000
 
 _ORIENTATION_TAG = 0x0112
 
+_OTHER_COLOURS = {
+    tifffile.PHOTOMETRIC.SEPARATED: "CMYK",
+    tifffile.PHOTOMETRIC.YCBCR: "YCbCr",
+    tifffile.PHOTOMETRIC.CIELAB: "CIELab",
+    tifffile.PHOTOMETRIC.ICCLAB: "CIELab",
+    tifffile.PHOTOMETRIC.ITULAB: "CIELab",
+}
+_JPEG_COMPRESSIONS = (
+    tifffile.COMPRESSION.OJPEG,
+    tifffile.COMPRESSION.JPEG,
+    tifffile.COMPRESSION.ALT_JPEG,
+    tifffile.COMPRESSION.JPEG_LOSSY,
+)
+
 
 class ImageError(ValueError):
     """A file that cannot be read as a photograph; the message names the file, the reason and what to do."""
@@ -42,8 +57,10 @@ def read_image(path: Path | str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Ima
     Turned upright by its EXIF orientation; 8-bit, 16-bit or float32 as in the file; palettes become RGB(A),
     grey with alpha becomes RGBA. Of a file with several pages the first is read.
 
-    Raises ImageError for a file that is missing, empty, no image, truncated, of an unsupported number type, or
-    larger than `max_pixels`.
+    A resolution or orientation that makes no sense is left out.
+
+    Raises ImageError for a file that is missing, empty, no image, truncated, of an unsupported number type, a TIFF
+    in other colours than grey or RGB, or larger than `max_pixels`.
     """
     path = Path(path)
     try:
@@ -75,14 +92,14 @@ def _read_header(path: Path, data: bytes) -> _Header:
         with _unlimited_pillow(), PIL.Image.open(io.BytesIO(data)) as picture:
             if picture.format not in ("JPEG", "MPO", "PNG", "BMP", "WEBP", "HEIF"):
                 raise ImageError(f"{path}: is a {picture.format} file; convert it to PNG, TIFF or JPEG")
-            dpi = picture.info.get("dpi")
             return _Header(
                 format=str(picture.format),
                 size=picture.size,
-                orientation=int(picture.getexif().get(_ORIENTATION_TAG, 1)),
+                orientation=_orientation(picture.getexif().get(_ORIENTATION_TAG, 1)),
                 metadata=Metadata(
-                    resolution_dpi=(float(dpi[0]), float(dpi[1])) if dpi else None,
-                    icc_profile=picture.info.get("icc_profile"),
+                    resolution_dpi=_resolution(picture.info.get("dpi")),
+                    # Decoding turns CMYK into RGB, of which a profile for inks says nothing.
+                    icc_profile=None if picture.mode == "CMYK" else picture.info.get("icc_profile"),
                 ),
             )
     except ImageError:
@@ -98,23 +115,54 @@ def _read_tiff_header(path: Path, data: bytes) -> _Header:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             page = file.pages.first
             tags = {tag.name: tag.value for tag in page.tags}
-            size = (int(page.imagewidth), int(page.imagelength))
+            space = _unreadable_colours(page)
+            profile = tags.get("InterColorProfile")
+            header = _Header(
+                format="TIFF",
+                size=(int(page.imagewidth), int(page.imagelength)),
+                orientation=_orientation(tags.get("Orientation", 1)),
+                metadata=Metadata(
+                    resolution_dpi=_tiff_dpi(tags), icc_profile=profile if isinstance(profile, bytes) else None
+                ),
+            )
     except Exception as error:  # tifffile raises nearly anything on a damaged header
         raise ImageError(f"{path}: is damaged or truncated: {error}") from error
-    return _Header(
-        format="TIFF",
-        size=size,
-        orientation=int(tags.get("Orientation", 1)),
-        metadata=Metadata(resolution_dpi=_tiff_dpi(tags), icc_profile=tags.get("InterColorProfile")),
-    )
+    if space is not None:
+        raise ImageError(f"{path}: is a {space} TIFF; convert it to RGB")
+    return header
+
+
+def _unreadable_colours(page: Any) -> str | None:
+    """The colours of a TIFF page whose channels are no RGB, though they look like it once decoded; else None."""
+    if page.photometric == tifffile.PHOTOMETRIC.YCBCR and page.compression in _JPEG_COMPRESSIONS:
+        return None  # the JPEG decoder makes RGB of it
+    return _OTHER_COLOURS.get(page.photometric)
 
 
 def _tiff_dpi(tags: dict[str, Any]) -> tuple[float, float] | None:
-    per_inch = {2: 1.0, 3: 2.54}.get(int(tags.get("ResolutionUnit", 2)))
-    if per_inch is None or "XResolution" not in tags or "YResolution" not in tags:
+    try:
+        per_inch = {2: 1.0, 3: 2.54}[tags.get("ResolutionUnit", 2)]
+        (xn, xd), (yn, yd) = tags["XResolution"], tags["YResolution"]
+        return _resolution((xn / xd * per_inch, yn / yd * per_inch))
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):  # not there, or of a type that makes no sense
         return None
-    (xn, xd), (yn, yd) = tags["XResolution"], tags["YResolution"]
-    return (xn / xd * per_inch, yn / yd * per_inch) if xn and xd and yn and yd else None
+
+
+def _resolution(dpi: Any) -> tuple[float, float] | None:
+    """Two positive numbers, or None: a tag written carelessly is no reason to refuse the picture."""
+    try:
+        x, y = (float(value) for value in dpi)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (x, y) if 0 < x < math.inf and 0 < y < math.inf else None
+
+
+def _orientation(value: Any) -> int:
+    """The EXIF orientation; 1, upright, where the tag holds no number."""
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return 1
 
 
 def _register_heif(path: Path) -> None:
@@ -175,7 +223,8 @@ def _decode_tiff(data: bytes) -> NDArray[Any]:
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
             return (page.colormap[:, pixels] >> 8).astype(np.uint8).transpose(1, 2, 0)
         if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-            pixels = ~pixels
+            # Of floats no value is known to be black: the file's own range is turned round.
+            pixels = pixels.min() + pixels.max() - pixels if pixels.dtype.kind == "f" else ~pixels
         if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3:
             pixels = pixels.transpose(1, 2, 0)
         if pixels.ndim == 3 and pixels.shape[2] == 2:  # grey with alpha

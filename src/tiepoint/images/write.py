@@ -26,13 +26,19 @@ _DEPTHS = {
     ".tiff": ("uint8", "uint16", "float32"),
 }
 
+_MAX_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
+"""The longest side, in pixels, of the formats whose headers have no room for more."""
+
+_MAX_DPI = {".jpg": 65535.0, ".jpeg": 65535.0}
+_MAX_DPI_OTHERS = 5e7  # pixels per metre in 31 bits
+
 
 def write_image(path: Path | str, image: Image) -> None:
     """Write `image` in the format its name ends in: JPEG (quality 95), PNG, TIFF, BMP or WebP (lossless).
 
     Resolution and colour profile are kept where the format has them. Raises ValueError where the format does
-    not exist or cannot hold the image's number type or alpha (nothing is converted unasked), OSError where the
-    disk does not take it.
+    not exist or cannot hold the image's size, number type or alpha (nothing is converted unasked), OSError where
+    the disk does not take it.
     """
     path = Path(path)
     write_atomically(path, encode_image(image, path.suffix))
@@ -49,6 +55,8 @@ def encode_image(image: Image, suffix: str) -> bytes:
     has_alpha = image.pixels.ndim == 3 and image.pixels.shape[2] == 4
     if has_alpha and suffix in (".jpg", ".jpeg", ".bmp"):
         raise ValueError(f"'{suffix}' files cannot hold transparency; use .png, .tif or .webp")
+    if not _holds_size(suffix, image):
+        raise ValueError(f"'{suffix}' files cannot be {image.width} x {image.height} pixels; use .png or .tif")
     if suffix in (".tif", ".tiff"):
         return _encode_tiff(image)
     if depth == "uint16":
@@ -61,9 +69,21 @@ def suffix_for(image: Image) -> str:
     suffix = image.path.suffix.lower() if image.path else ".png"
     has_alpha = image.pixels.ndim == 3 and image.pixels.shape[2] == 4
     depth = image.pixels.dtype.name
-    if depth in _DEPTHS.get(suffix, ()) and not (has_alpha and suffix in (".jpg", ".jpeg", ".bmp")):
+    holds_alpha = suffix not in (".jpg", ".jpeg", ".bmp")
+    if depth in _DEPTHS.get(suffix, ()) and (holds_alpha or not has_alpha) and _holds_size(suffix, image):
         return suffix
     return ".tif" if depth == "float32" else ".png"
+
+
+def _holds_size(suffix: str, image: Image) -> bool:
+    return max(image.size) <= _MAX_SIDE.get(suffix, max(image.size))
+
+
+def _resolution_for(suffix: str, image: Image) -> tuple[float, float] | None:
+    """The image's resolution where the format has room for it."""
+    dpi = image.metadata.resolution_dpi
+    largest = _MAX_DPI.get(suffix, _MAX_DPI_OTHERS)
+    return dpi if dpi is not None and all(0 < value <= largest for value in dpi) else None
 
 
 def _formats_for(depth: str) -> str:
@@ -82,8 +102,9 @@ def _encode_8_bit(image: Image, suffix: str) -> bytes:
         ".webp": {"format": "WEBP", "lossless": True, "exact": True, "quality": 20, "method": 0},
     }
     options = dict(settings[suffix])
-    if image.metadata.resolution_dpi is not None:
-        options["dpi"] = image.metadata.resolution_dpi
+    resolution_dpi = _resolution_for(suffix, image)
+    if resolution_dpi is not None:
+        options["dpi"] = resolution_dpi
     if image.metadata.icc_profile is not None and suffix != ".bmp":
         options["icc_profile"] = image.metadata.icc_profile
     buffer = io.BytesIO()
@@ -102,8 +123,9 @@ def _encode_deep_png(image: Image) -> bytes:
     chunks = b""
     if image.metadata.icc_profile is not None:
         chunks += _png_chunk(b"iCCP", b"profile\0\0" + zlib.compress(image.metadata.icc_profile))
-    if image.metadata.resolution_dpi is not None:
-        per_metre = [round(dpi / 0.0254) for dpi in image.metadata.resolution_dpi]
+    resolution_dpi = _resolution_for(".png", image)
+    if resolution_dpi is not None:
+        per_metre = [round(dpi / 0.0254) for dpi in resolution_dpi]
         chunks += _png_chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1))
     header_end = 8 + 25  # signature and the IHDR chunk
     return data[:header_end] + chunks + data[header_end:]
@@ -118,8 +140,9 @@ def _encode_tiff(image: Image) -> bytes:
     options: dict[str, Any] = {"photometric": "minisblack" if pixels.ndim == 2 else "rgb", "metadata": None}
     if pixels.ndim == 3 and pixels.shape[2] == 4:
         options["extrasamples"] = ["unassalpha"]
-    if image.metadata.resolution_dpi is not None:
-        options["resolution"], options["resolutionunit"] = image.metadata.resolution_dpi, "inch"
+    resolution_dpi = _resolution_for(".tif", image)
+    if resolution_dpi is not None:
+        options["resolution"], options["resolutionunit"] = resolution_dpi, "inch"
     if image.metadata.icc_profile is not None:
         options["iccprofile"] = image.metadata.icc_profile
     buffer = io.BytesIO()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,6 +109,7 @@ class MatcherOptions:
     """What a user may set of any method; None leaves the method's own default.
 
     max_size_px: long side of the image a method works on; coordinates are those of the full-size image still.
+    max_enlargement: of a smaller image, up to that long side (SuperPoint and LoFTR enlarge; the others never do).
     max_num_keypoints: the most keypoints per image (sparse methods) or samples per pair (dense ones).
     weights: a name of the weights catalogue, or a file (learned methods).
     device: "cpu", "cuda", "cuda:1", "mps" (learned methods).
@@ -117,9 +118,11 @@ class MatcherOptions:
     commercial_only: refuse named weights whose licence forbids commercial use.
     four_way: try image 1 turned by 0, 90, 180 and 270 degrees and keep the best, for methods that do not turn.
     look: once; at several sizes and again at the region both images show; or tile by tile (`multiscale.looking`).
+    Raises ValueError for counts below 1 and for words that are none of a setting's.
     """
 
     max_size_px: int | None = None
+    max_enlargement: float | None = None
     max_num_keypoints: int | None = None
     weights: str | None = None
     device: str = "cpu"
@@ -128,3 +131,17 @@ class MatcherOptions:
     look: Look = "once"
     commercial_only: bool = False
     search: Search = "exact"
+
+    def __post_init__(self) -> None:
+        check_at_least_1(self, "max_size_px", "max_enlargement", "max_num_keypoints")
+        for name, words in (("precision", Precision), ("look", Look), ("search", Search)):
+            if getattr(self, name) not in get_args(words):
+                raise ValueError(f"{name}: expected one of {', '.join(get_args(words))}, got {getattr(self, name)!r}")
+
+
+def check_at_least_1(options: object, *names: str) -> None:
+    """Raise ValueError where a field of `options` is a number below 1; None is no number."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: expected at least 1, got {value}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from tiepoint.matchers.base import FeatureMatcher, Matcher, MatcherOptions, SparseMatcher
@@ -13,7 +14,7 @@ from tiepoint.matchers.multiscale import looking
 from tiepoint.matchers.nearest import Flann, NearestNeighbours
 from tiepoint.matchers.orb import Orb
 from tiepoint.matchers.sift import Sift
-from tiepoint.weights import WEIGHTS
+from tiepoint.weights import known_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +35,14 @@ class Method:
 
 
 class MethodUnavailable(RuntimeError):
-    """A method whose packages or weights are not there; the message says what to install or fetch."""
+    """A method whose packages are not installed; the message says what to install."""
 
 
 def matcher(name: str, options: MatcherOptions | None = None) -> Matcher[Any]:
     """The matcher called `name`, set up by `options`.
 
-    Raises ValueError for an unknown name, listing those there are; MethodUnavailable when a package it needs is
-    not installed.
+    Raises ValueError for an unknown name, listing those there are, and for weights of another method; WeightsError
+    when its weights are not on this machine; MethodUnavailable when a package it needs is not installed.
     """
     method = METHODS.get(name)
     if method is None:
@@ -49,11 +50,25 @@ def matcher(name: str, options: MatcherOptions | None = None) -> Matcher[Any]:
     if method.needs_torch and find_spec("torch") is None:
         raise MethodUnavailable(f"method {name!r} needs PyTorch: pip install 'tiepoint[learned]'")
     options = options or MatcherOptions()
-    for entry in (WEIGHTS.get(weights) for weights in (options.weights or "").split("+")):
-        if options.commercial_only and entry is not None and not entry.commercial_use:
-            raise ValueError(f"weights {entry.name}: their licence forbids commercial use: {entry.licence}")
+    if options.weights is not None:
+        _check_weights(name, options.weights, commercial_only=options.commercial_only)
     built = looking(method.build, options)
     return FourWay(built) if options.four_way else built
+
+
+def _check_weights(method: str, weights: str, *, commercial_only: bool) -> None:
+    """Raise ValueError for known weights, by name or published file name, that `method` may not or cannot use.
+
+    weights: of the method, or "SUPERPOINT+SUPERGLUE".
+    """
+    entries = [known_weights(part) for part in ([weights] if Path(weights).exists() else weights.split("+"))]
+    for entry, takes in zip(entries, ("superpoint", method)[-len(entries) :], strict=True):
+        if entry is None:
+            continue
+        if entry.method != takes:
+            raise ValueError(f"weights {entry.name}: they are of {entry.method}, not of {takes}")
+        if commercial_only and not entry.commercial_use:
+            raise ValueError(f"weights {entry.name}: their licence forbids commercial use: {entry.licence}")
 
 
 def _build_sift(options: MatcherOptions) -> Matcher[Any]:

@@ -14,12 +14,21 @@ from torch import Tensor
 
 from tiepoint.geometry import Matches
 from tiepoint.images import Image, ResizeMap, fitted_size, gray_view, resize
-from tiepoint.matchers.base import Matcher, MatcherOptions
-from tiepoint.networks.devices import device_and_dtype
+from tiepoint.matchers.base import Matcher, MatcherOptions, check_at_least_1
+from tiepoint.networks.devices import batches_of_one_size, device_and_dtype
 from tiepoint.networks.loftr import CELL, CONFIGS, LoftrConfig, LoftrNetwork, config_of
 from tiepoint.networks.loftr_inference import EncodedImage, LoftrInference
 from tiepoint.weights.catalogue import WEIGHTS
-from tiepoint.weights.store import WeightsError, default_weights, find_weights, load_strictly, load_weights
+from tiepoint.weights.store import (
+    WeightsError,
+    default_weights,
+    find_weights,
+    known_weights,
+    load_strictly,
+    load_weights,
+)
+
+_AUTHORS_PREFIX = "matcher."  # of the tensors in the authors' checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +48,7 @@ class LoftrOptions:
     block: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("max_size_px", "max_num_matches", "block"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
-        if self.max_enlargement < 1:
-            raise ValueError(f"max_enlargement: expected at least 1, got {self.max_enlargement}")
+        check_at_least_1(self, "max_size_px", "max_enlargement", "max_num_matches", "block")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -65,6 +69,7 @@ class Loftr(Matcher[LoftrEncoding]):
     """LoFTR with the weights that `network` has when this is made.
 
     Images keep their aspect: they are resized to a bounded long side and padded to whole cells of 8 pixels.
+    options: None works at the long side that the weights were made for.
     """
 
     def __init__(
@@ -75,8 +80,8 @@ class Loftr(Matcher[LoftrEncoding]):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.options = LoftrOptions() if options is None else options
         self.config = network.config
+        self.options = LoftrOptions(max_size_px=self.config.max_size_px) if options is None else options
         self.device = torch.device(device)
         self.inference = LoftrInference(network.to(self.device), dtype, self.options.block)
 
@@ -88,23 +93,22 @@ class Loftr(Matcher[LoftrEncoding]):
         return self.encode_batch([image])[0]
 
     def encode_batch(self, images: Sequence[Image]) -> list[LoftrEncoding]:
-        """Images that are of one size once resized go through the backbone together, except on a CPU.
-
-        There it would save no time and cost memory.
-        """
+        """`encode` for each image; on a GPU, images of one working size go through the backbone together."""
         limits = (self.options.max_size_px, self.options.max_enlargement)
-        views = [resize(gray_view(image), fitted_size(image.size, *limits)) for image in images]
-        inputs = [_whole_cells(pixels) for pixels, _ in views]
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for i, pixels in enumerate(inputs):
-            groups.setdefault((i,) if self.device.type == "cpu" else pixels.shape, []).append(i)
-        features: dict[int, EncodedImage] = {}
-        for members in groups.values():
-            gray = torch.from_numpy(np.stack([inputs[i] for i in members])).to(self.device)
-            features.update(zip(members, self.inference.encode(gray[:, None].float() / 255), strict=True))
+        sizes = [fitted_size(image.size, *limits) for image in images]
+        found: dict[int, LoftrEncoding] = {}
+        for members in batches_of_one_size(sizes, self.device):
+            encoded = self._encode([images[i] for i in members], sizes[members[0]])
+            found.update(zip(members, encoded, strict=True))
+        return [found[index] for index in range(len(images))]
+
+    def _encode(self, images: Sequence[Image], size: tuple[int, int]) -> list[LoftrEncoding]:
+        resized = [resize(gray_view(image), size) for image in images]
+        gray = torch.from_numpy(np.stack([_whole_cells(pixels) for pixels, _ in resized])).to(self.device)
+        features = self.inference.encode(gray[:, None].float() / 255)
         return [
-            LoftrEncoding(features=features[i], resize_map=views[i][1], size=image.size)
-            for i, image in enumerate(images)
+            LoftrEncoding(features=of_image, resize_map=resize_map, size=image.size)
+            for image, (_, resize_map), of_image in zip(images, resized, features, strict=True)
         ]
 
     def match(self, encoding0: LoftrEncoding, encoding1: LoftrEncoding) -> Matches:
@@ -128,7 +132,7 @@ class Loftr(Matcher[LoftrEncoding]):
 
     def _full_size(self, points: Tensor, encoding: LoftrEncoding) -> NDArray[np.float32]:
         """From the network's frame to pixels of the full-size image, pixel centres at integers."""
-        return encoding.resize_map.to_original(points.double().cpu().numpy() - self.config.origin).astype(np.float32)
+        return encoding.resize_map.to_original(points.cpu().double().numpy() - self.config.origin).astype(np.float32)
 
 
 def build_loftr(options: MatcherOptions) -> Loftr:
@@ -137,24 +141,29 @@ def build_loftr(options: MatcherOptions) -> Loftr:
     Raises WeightsError when the weights cannot be had.
     """
     device, dtype = device_and_dtype(options.device, options.precision)
-    network = load_loftr(options.weights if options.weights is not None else default_weights("loftr"))
-    return Loftr(
-        network,
-        LoftrOptions(
-            max_size_px=network.config.max_size_px if options.max_size_px is None else options.max_size_px,
-            max_num_matches=options.max_num_keypoints,
-        ),
-        device=device,
-        dtype=dtype,
+    network = load_loftr(options.weights or default_weights("loftr"))
+    of_matcher = LoftrOptions(
+        max_size_px=options.max_size_px or network.config.max_size_px,
+        max_enlargement=options.max_enlargement or LoftrOptions.max_enlargement,
+        max_num_matches=options.max_num_keypoints,
     )
+    return Loftr(network, of_matcher, device=device, dtype=dtype)
 
 
 def load_loftr(source: str) -> LoftrNetwork:
     """The network with named weights or a file of them, set up as `settings_of` says, in evaluation mode.
 
-    Raises WeightsError when the weights cannot be had or are not LoFTR's.
+    Raises WeightsError when the weights cannot be had or are not LoFTR's, and for a file of the authors under
+    another name: nothing else tells which settings it needs.
     """
-    state = {name.removeprefix("matcher."): tensor for name, tensor in load_weights(source).items()}
+    tensors = load_weights(source)
+    state = {name.removeprefix(_AUTHORS_PREFIX): tensor for name, tensor in tensors.items()}
+    if known_weights(source) is None and any(name.startswith(_AUTHORS_PREFIX) for name in tensors):
+        published = [entry.file_name for entry in WEIGHTS.values() if entry.name in CONFIGS]
+        raise WeightsError(
+            f"{source}: published weights of LoFTR need settings that their file name tells; "
+            f"give the file the one it was published under: {', '.join(published)}"
+        )
     try:
         config = settings_of(source, state)
     except ValueError as error:
@@ -172,10 +181,9 @@ def settings_of(source: str, state: Mapping[str, Tensor]) -> LoftrConfig:
     tensors tell them where there is none, all but what differs from our own kind in the fields that have no tensor.
     Raises WeightsError where the card is not of a LoFTR.
     """
-    by_file = {entry.file_name: entry.name for entry in WEIGHTS.values() if entry.method == "loftr"}
-    name = source if source in WEIGHTS else by_file.get(Path(source).name)
-    if name in CONFIGS:
-        return CONFIGS[name]
+    entry = known_weights(source)
+    if entry is not None and entry.name in CONFIGS:
+        return CONFIGS[entry.name]
     card = find_weights(source).with_suffix(".json")
     return _settings_on_card(card) if card.exists() else config_of(state)
 

@@ -73,7 +73,8 @@ class MultiscaleOptions:
 class Multiscale(Matcher[Views[Encoding]]):
     """Any matcher at several sizes, and once more where the images overlap.
 
-    matcher: must not make images smaller itself: its own size limit is at least the largest size asked for here.
+    matcher: must not resize images itself: its own size limit is at least the largest size asked for here, and
+        it enlarges none.
     """
 
     def __init__(self, matcher: Matcher[Encoding], options: MultiscaleOptions | None = None) -> None:
@@ -97,13 +98,10 @@ class Multiscale(Matcher[Views[Encoding]]):
         joined = join(found, self.options.same_px)
         size = self.options.region_size_px
         if size is None or len(joined) < self.options.min_num_matches:
-            return self._named(joined)
+            return replace(joined, method=self.name)
         boxes = dense_region(joined.points0, image0.size), dense_region(joined.points1, image1.size)
         again = match_boxes(self.matcher, image0, image1, boxes, size)
-        return self._named(join([joined, again], self.options.same_px))
-
-    def _named(self, matches: Matches) -> Matches:
-        return renamed(matches, self.name)
+        return replace(join([joined, again], self.options.same_px), method=self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +131,7 @@ class Tiled(Matcher[Views[Encoding]]):
     """Any matcher over large photographs in bounded memory: a look at the whole, then tiles at full size.
 
     Each tile of image 0 is matched with the part of image 1 that the first look saw it in. matcher: its own size
-    limit must be at least twice tile_px, for such a part may be larger than the tile.
+    limit must be at least twice tile_px, for such a part may be larger than the tile, and it enlarges nothing.
     """
 
     def __init__(self, matcher: Matcher[Encoding], options: TileOptions | None = None) -> None:
@@ -163,7 +161,7 @@ class Tiled(Matcher[Views[Encoding]]):
                 view(self.matcher, image1, part, limit, enlarge=False),
             )
             found.append(match_views(self.matcher, *views, image0, image1))
-        return renamed(join(found, self.options.same_px), self.name)
+        return replace(join(found, self.options.same_px), method=self.name)
 
 
 # ------------------------------------------------------------------------------------------------- parts
@@ -273,17 +271,6 @@ def within(points: NDArray[np.float32], box: Box) -> NDArray[np.bool_]:
     return inside
 
 
-def renamed(matches: Matches, method: str) -> Matches:
-    return Matches(
-        points0=matches.points0,
-        points1=matches.points1,
-        scores=matches.scores,
-        size0=matches.size0,
-        size1=matches.size1,
-        method=method,
-    )
-
-
 def _full_size(points: NDArray[np.float32], seen: View[Encoding]) -> NDArray[np.float32]:
     corner = np.array([seen.box.left, seen.box.top])
     moved: NDArray[np.float32] = (seen.resize_map.to_original(points) + corner).astype(np.float32)
@@ -304,9 +291,9 @@ def looking(build: Callable[[MatcherOptions], Matcher[Any]], options: MatcherOpt
     if options.look == "multiscale":
         largest = options.max_size_px or 1120
         sizes = MultiscaleOptions(sizes_px=(largest * 4 // 7, largest * 3 // 4), region_size_px=largest)
-        return Multiscale(build(replace(options, max_size_px=largest)), sizes)
+        return Multiscale(build(replace(options, max_size_px=largest, max_enlargement=1)), sizes)
     if options.look == "tiled":
         tile = options.max_size_px or 1024
         tiles = TileOptions(tile_px=tile, guide_size_px=min(tile, 840), overlap_px=min(64, tile // 2))
-        return Tiled(build(replace(options, max_size_px=2 * tile)), tiles)
+        return Tiled(build(replace(options, max_size_px=2 * tile, max_enlargement=1)), tiles)
     return build(options)

@@ -19,10 +19,10 @@ _BLOCK_ROWS = 512  # 512 x 4096 similarities are 8 MB: they stay in the cache be
 
 @dataclass(frozen=True, kw_only=True)
 class NearestNeighbours:
-    """Exact mutual nearest neighbours by Euclidean (float) or Hamming (uint8) distance.
+    """Exact mutual nearest neighbours by Euclidean distance; of bits (uint8), the root of Hamming's.
 
     ratio: keep a match if its distance is below `ratio` times that to the second nearest in image 1 (Lowe 2004,
-        section 7.1); None leaves the test out.
+        section 7.1; 0.85 is 0.72 of Hamming's distance); None leaves the test out.
     """
 
     ratio: float | None = 0.85
@@ -37,12 +37,11 @@ class NearestNeighbours:
             return NO_MATCHES
         best, distance, second, nearest_to1 = _two_nearest(d0, d1)
         rows = np.flatnonzero(nearest_to1[best] == np.arange(len(d0)))
-        with np.errstate(invalid="ignore"):
-            ratios = np.where(second > 0, distance / np.maximum(second, 1e-12), 1.0)
         if self.ratio is None:
             norms = np.linalg.norm(d0[rows], axis=1) * np.linalg.norm(d1[best[rows]], axis=1)
             cosine = np.einsum("nd,nd->n", d0[rows], d1[best[rows]]) / np.maximum(norms, 1e-12)
             return _index_matches(rows, best[rows], np.clip(cosine, 0, 1))
+        ratios = np.divide(distance, second, out=np.ones_like(second), where=second > 0)
         rows = rows[ratios[rows] < self.ratio]
         return _index_matches(rows, best[rows], 1 - ratios[rows])
 
@@ -82,11 +81,12 @@ class Flann:
         cv2.setRNGSeed(0)  # the trees are random
         matcher = cv2.FlannBasedMatcher(index, {"checks": 50})
         found = matcher.knnMatch(queries, train, k=2)
-        return {
-            pair[0].queryIdx: (pair[0].trainIdx, pair[0].distance / max(pair[1].distance, 1e-12))
-            for pair in found
-            if len(pair) == 2
-        }
+        pairs = [pair for pair in found if len(pair) == 2]
+        distance, second = np.array([[neighbour.distance for neighbour in pair] for pair in pairs]).reshape(-1, 2).T
+        ratios = np.divide(distance, second, out=np.ones_like(second), where=second > 0)
+        if queries.dtype == np.uint8:  # FLANN's is Hamming's distance
+            ratios = np.sqrt(ratios)
+        return {pair[0].queryIdx: (pair[0].trainIdx, float(ratio)) for pair, ratio in zip(pairs, ratios, strict=True)}
 
 
 def as_vectors(descriptors: NDArray[Any]) -> NDArray[np.float32]:

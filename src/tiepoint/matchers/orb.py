@@ -10,6 +10,7 @@ import numpy as np
 
 from tiepoint.geometry import Features
 from tiepoint.images import Image, fitted_size, gray_view, resize
+from tiepoint.matchers.base import check_at_least_1
 from tiepoint.matchers.sift import no_features, strongest_first
 
 
@@ -25,6 +26,9 @@ class Orb:
     max_num_keypoints: int = 4096
     max_size_px: int | None = 1600
     fast_threshold: int = 10
+
+    def __post_init__(self) -> None:
+        check_at_least_1(self, "max_size_px", "max_num_keypoints")
 
     def extract(self, image: Image) -> Features:
         """Keypoints of `image` with (N, 32) uint8 descriptors of 256 bits, strongest first."""

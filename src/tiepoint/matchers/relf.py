@@ -29,18 +29,16 @@ from tiepoint.matchers.relf_sampling import (
 )
 from tiepoint.matchers.relf_weights import RelfModel, load_relf
 from tiepoint.matchers.sift import Sift
+from tiepoint.networks.devices import device_and_dtype
 from tiepoint.networks.equivariant_resnet import EquivariantBackbone
 from tiepoint.networks.group_convolution import inference_form
 from tiepoint.weights import default_weights
 
 # of RGB in [0, 1]: what the published weights are evaluated with
 _IMAGENET_MEAN, _IMAGENET_STD = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], np.float32)
-_GREY, _RANGE = (
-    127.0,
-    128.0,
-)  # of RGB in [0, 255]: the paper's training input, used in training and after it here
+# of RGB in [0, 255]: the paper's training input, used in training and after it here
+_GREY, _RANGE = 127.0, 128.0
 _GRID = 16  # the coarsest stride: sides of 16 k + 1 put the pixels of all stages on one symmetric grid
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +88,7 @@ class RelfExtractor:
         detector: Extractor,
         config: RelfConfig,
         *,
-        device: str = "cpu",
+        device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.network = inference_form(network).to(device, dtype)
@@ -205,19 +203,14 @@ def _keypoint_numbers(features: Features) -> NDArray[np.int64]:
 
 def build_relf(options: MatcherOptions, detector: Extractor | None = None) -> SparseMatcher:
     """RELF as `options` ask for it, over `detector` (SIFT's keypoints by default)."""
+    device, dtype = device_and_dtype(options.device, options.precision)
     model = load_relf(options.weights or default_weights("relf"))
     if detector is None:
         detector = Sift(
             max_num_keypoints=options.max_num_keypoints or 2048,
             max_size_px=options.max_size_px or Sift.max_size_px,
         )
-    extractor = RelfExtractor(
-        model.network,
-        detector,
-        relf_config(model, options),
-        device=options.device,
-        dtype=_DTYPES[options.precision],
-    )
+    extractor = RelfExtractor(model.network, detector, relf_config(model, options), device=device, dtype=dtype)
     return SparseMatcher("relf", extractor, OneMatchPerKeypoint(NearestNeighbours(ratio=None)))
 
 

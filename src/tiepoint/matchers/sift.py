@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tiepoint.geometry import Features
 from tiepoint.images import Image, fitted_size, gray_view, resize
+from tiepoint.matchers.base import check_at_least_1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,9 @@ class Sift:
     max_size_px: int | None = 1600
     contrast_threshold: float = 0.04
     root: bool = True
+
+    def __post_init__(self) -> None:
+        check_at_least_1(self, "max_size_px", "max_num_keypoints")
 
     def extract(self, image: Image) -> Features:
         """Keypoints of `image` with (N, 128) float32 descriptors, strongest first; none for a blank image."""

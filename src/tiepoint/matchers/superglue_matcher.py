@@ -19,7 +19,7 @@ from tiepoint.matchers.superglue import FeatureBatch, SuperGlue, load_superglue,
 from tiepoint.matchers.superglue_inference import PreparedSuperGlue
 from tiepoint.matchers.superpoint_extractor import SuperPointOptions, superpoint_extractor
 from tiepoint.networks.devices import device_and_dtype
-from tiepoint.weights import default_weights, load_weights
+from tiepoint.weights import default_weights, known_weights, load_weights
 
 _MAX_NUM_CLASSICAL_KEYPOINTS = 2048  # time and memory of attention grow with its square
 
@@ -130,17 +130,22 @@ def build_superpoint_superglue(options: MatcherOptions) -> SparseMatcher:
     """
     superpoint, weights = _superpoint_and_superglue(options.weights or default_weights("superpoint+superglue"))
     matcher = superglue_matcher(weights, options)
-    trained_over = TRAINED_OVER.get(weights)
+    entry = known_weights(weights)
+    trained_over = None if entry is None else TRAINED_OVER.get(entry.name)
     if superpoint is None and trained_over is not None:
         extractor = superpoint_extractor(trained_over.weights, options, trained_over.options)
     else:
         extractor = superpoint_extractor(superpoint or default_weights("superpoint"), options)
-    if extractor.descriptor_dim != matcher.descriptor_dim:
-        raise ValueError(
-            f"weights: {weights} match {matcher.descriptor_dim}-dimensional descriptors, but their SuperPoint "
-            f"gives {extractor.descriptor_dim}"
-        )
+    _check_dim(matcher, extractor.descriptor_dim, weights, "their SuperPoint")
     return SparseMatcher("superpoint+superglue", extractor, matcher)
+
+
+def _check_dim(matcher: SuperGlueMatcher, descriptor_dim: int, weights: str, detector: str) -> None:
+    if descriptor_dim != matcher.descriptor_dim:
+        raise ValueError(
+            f"weights: {weights} match {matcher.descriptor_dim}-dimensional descriptors, but {detector} "
+            f"gives {descriptor_dim}"
+        )
 
 
 def _superpoint_and_superglue(weights: str) -> tuple[str | None, str]:
@@ -156,7 +161,9 @@ def build_sift_superglue(options: MatcherOptions) -> SparseMatcher:
         max_num_keypoints=options.max_num_keypoints or _MAX_NUM_CLASSICAL_KEYPOINTS,
         max_size_px=options.max_size_px or Sift.max_size_px,
     )
-    matcher = superglue_matcher(options.weights or default_weights("sift+superglue"), options)
+    weights = options.weights or default_weights("sift+superglue")
+    matcher = superglue_matcher(weights, options)
+    _check_dim(matcher, 128, weights, "SIFT")
     return SparseMatcher("sift+superglue", extractor, matcher)
 
 
@@ -166,5 +173,7 @@ def build_orb_superglue(options: MatcherOptions) -> SparseMatcher:
         max_num_keypoints=options.max_num_keypoints or _MAX_NUM_CLASSICAL_KEYPOINTS,
         max_size_px=options.max_size_px or Orb.max_size_px,
     )
-    matcher = superglue_matcher(options.weights or default_weights("orb+superglue"), options)
+    weights = options.weights or default_weights("orb+superglue")
+    matcher = superglue_matcher(weights, options)
+    _check_dim(matcher, 256, weights, "ORB")
     return SparseMatcher("orb+superglue", extractor, matcher)

@@ -135,8 +135,14 @@ def load_superpoint(tensors: dict[str, Tensor], source: str) -> SuperPoint:
     return network.eval()
 
 
+def published_tensors(network: SuperPoint) -> dict[str, Tensor]:
+    """The tensors under the published names of the network's variant, by which `load_superpoint` knows it."""
+    names = {"none": _MAGIC_LEAP_NAMES, "before_relu": _GAUSS2_NAMES, "after_relu": {}}[network.config.normalisation]
+    return _renamed(network.state_dict(), {ours: published for published, ours in names.items()})
+
+
 def _renamed(tensors: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
-    """`tensors` under our names; one whose layer is not in `names` keeps its own, to be told as unknown."""
+    """`tensors` under other names of their layers; one whose layer is not in `names` keeps its own."""
     split = {name: name.rpartition(".") for name in tensors}
     return {f"{names.get(split[n][0], split[n][0])}.{split[n][2]}": tensor for n, tensor in tensors.items()}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from tiepoint.geometry import Features
 from tiepoint.images import Image, ResizeMap, fitted_size, gray_view, resize
-from tiepoint.matchers.base import MatcherOptions, SparseMatcher
+from tiepoint.matchers.base import MatcherOptions, SparseMatcher, check_at_least_1
 from tiepoint.matchers.nearest import NearestNeighbours
 from tiepoint.matchers.superpoint import (
     CELL_PX,
@@ -29,10 +28,8 @@ from tiepoint.matchers.superpoint import (
     suppress,
 )
 from tiepoint.matchers.superpoint_inference import PreparedSuperPoint
-from tiepoint.networks.devices import device_and_dtype
-from tiepoint.weights import default_weights, load_weights
-
-_GPU_BATCH_PIXELS = 16 * 640 * 480  # about 5 GB of activations in fp32
+from tiepoint.networks.devices import batches_of_one_size, device_and_dtype
+from tiepoint.weights import default_weights, known_weights, load_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +56,7 @@ class SuperPointOptions:
     subpixel: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_size_px", "max_num_keypoints"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
-        if self.max_enlargement < 1:
-            raise ValueError(f"max_enlargement: expected at least 1, got {self.max_enlargement}")
+        check_at_least_1(self, "max_size_px", "max_enlargement", "max_num_keypoints")
         for name in ("radius_px", "border_px"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
@@ -96,17 +88,12 @@ class SuperPointExtractor:
 
     def extract_batch(self, images: Sequence[Image]) -> list[Features]:
         """The features of each image; on a GPU, images of one working size run together."""
-        groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, image in enumerate(images):
-            size = fitted_size(image.size, self.options.max_size_px, self.options.max_enlargement)
-            groups[size].append(index)
+        limits = (self.options.max_size_px, self.options.max_enlargement)
+        sizes = [fitted_size(image.size, *limits) for image in images]
         found: dict[int, Features] = {}
-        for size, members in groups.items():
-            # Two images together gain nothing on a CPU and take twice the memory.
-            together = 1 if self._network.device.type == "cpu" else _GPU_BATCH_PIXELS // (size[0] * size[1])
-            for start in range(0, len(members), max(1, together)):
-                chunk = members[start : start + max(1, together)]
-                found.update(zip(chunk, self._extract([images[i] for i in chunk], size), strict=True))
+        for members in batches_of_one_size(sizes, self._network.device):
+            extracted = self._extract([images[i] for i in members], sizes[members[0]])
+            found.update(zip(members, extracted, strict=True))
         return [found[index] for index in range(len(images))]
 
     @torch.inference_mode()
@@ -164,10 +151,13 @@ def superpoint_extractor(
 ) -> SuperPointExtractor:
     """The extractor of named weights or a file, with `preset` (None: theirs) and what `options` sets beyond."""
     network = load_superpoint(load_weights(weights), str(weights))
-    preset = preset or _PRESETS_BY_NAME.get(str(weights)) or PRESETS[network.config.normalisation]
+    entry = known_weights(weights)
+    named = None if entry is None else _PRESETS_BY_NAME.get(entry.name)
+    preset = preset or named or PRESETS[network.config.normalisation]
     preset = replace(
         preset,
         max_size_px=options.max_size_px or preset.max_size_px,
+        max_enlargement=options.max_enlargement or preset.max_enlargement,
         max_num_keypoints=options.max_num_keypoints or preset.max_num_keypoints,
     )
     return SuperPointExtractor(network, preset, device=options.device, precision=options.precision)

@@ -88,12 +88,12 @@ _INDOOR = LoftrConfig(position_code="old", frame="corner", border_cells=0)
 CONFIGS: dict[str, LoftrConfig] = {
     "loftr-outdoor-ds": _OUTDOOR,
     "loftr-outdoor-ot": replace(_OUTDOOR, matching="optimal_transport"),
+    "loftr-indoor-ds": _INDOOR,
     "loftr-indoor-ds-new": replace(_INDOOR, position_code="fixed"),
     "loftr-indoor-ot": replace(_INDOOR, matching="optimal_transport"),
     "loftr-kornia-outdoor": _OUTDOOR,
     "loftr-kornia-indoor": _INDOOR,
     "loftr-kornia-indoor-new": replace(_INDOOR, position_code="fixed"),
-    "loftr-small": SMALL,
 }
 
 

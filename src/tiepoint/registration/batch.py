@@ -7,6 +7,7 @@ records at the end, in the order of the sources, so that they do not depend on w
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -44,8 +45,10 @@ from tiepoint.matchers import MatcherOptions, matcher
 from tiepoint.registration.agreement import Likeness
 from tiepoint.registration.cascade import Cascade, auto_steps
 from tiepoint.registration.memory import keep_freed_memory
+from tiepoint.registration.processes import ignore_interrupts, threads_in_environment
 from tiepoint.registration.records import (
     Record,
+    failed_record,
     registration_record,
     to_json,
     unreadable_record,
@@ -57,6 +60,7 @@ from tiepoint.registration.report import write_report
 from tiepoint.registration.sources import Source
 from tiepoint.registration.thumbnails import thumbnails
 from tiepoint.registration.warp import warp_with_mask
+from tiepoint.weights import WeightsError, find_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +81,32 @@ class BatchConfig:
     max_pixels: int = DEFAULT_MAX_PIXELS
 
     def digest(self) -> str:
-        """SHA-256 of the configuration, of the content of template, mask and weights file, and of the version."""
+        """SHA-256 of the configuration, of the content of template, mask and weights files, and of the version.
+
+        For "auto", of its steps too: which there are depends on what is installed.
+        """
         total = hashlib.sha256(tiepoint.__version__.encode())
         total.update(repr((self.method, self.options, self.registration, self.overlays, self.max_pixels)).encode())
-        files = [self.template, self.mask, Path(self.options.weights) if self.options.weights else None]
-        for path in files:
+        if self.method == "auto":
+            total.update(repr([step.name for step in auto_steps(self.options)]).encode())
+        for path in (self.template, self.mask, *_weights_files(self.options.weights)):
             total.update(b"|" + (path.read_bytes() if path is not None and path.is_file() else b""))
         return total.hexdigest()
+
+
+def _weights_files(weights: str | None) -> list[Path]:
+    """The files that `weights`, names or files joined by +, stand for; without any, the package's go by its version."""
+    if weights is None:
+        return []
+    parts = [weights] if Path(weights).exists() else weights.split("+")
+    with contextlib.suppress(WeightsError):  # which the matcher will tell
+        return [find_weights(part) for part in parts]
+    return []
+
+
+def output_folders(out: Path) -> tuple[Path, ...]:
+    """The folders below `out` that a run writes its pictures and its state to."""
+    return tuple(out / name for name in ("aligned", "masks", "overlays", ".tiepoint"))
 
 
 class RunInUse(RuntimeError):
@@ -116,8 +139,13 @@ class _Folder:
         return self.record(name).with_suffix(".jpg")
 
     def remove_partial_files(self) -> None:
-        """What a killed run left half-written; nobody else writes here while the lock is held."""
-        for partial in self.root.rglob(".*.partial"):
+        """What a killed run left half-written; nobody else writes here while the lock is held.
+
+        `root` may be a folder with much else in it: no deeper than the run's own folders is looked.
+        """
+        pattern = ".*.partial"
+        below = (folder.rglob(pattern) for folder in output_folders(self.root))
+        for partial in itertools.chain(self.root.glob(pattern), *below):
             partial.unlink(missing_ok=True)
 
 
@@ -183,15 +211,13 @@ def run_batch(
 
 def _finished(folder: _Folder, source: Source, digest: str) -> Record | None:
     """The record of a source that needs no more work, or None."""
-    path = folder.record(source.name)
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        key, record = stored["key"], stored["record"]
+        key, record = _read_record(folder, source)
         if key != _key(digest, source.path.read_bytes()) or record["status"] not in ("accepted", "rejected"):
             return None
         if record["status"] == "accepted" and not (folder.root / record["aligned"]).is_file():
             return None
-        return dict(record)
+        return record
     except (OSError, ValueError, KeyError, TypeError):  # not there, or not ours
         return None
 
@@ -199,9 +225,15 @@ def _finished(folder: _Folder, source: Source, digest: str) -> Record | None:
 def _stored_record(folder: _Folder, source: Source) -> Record:
     """The record of a source that was worked on, from its file."""
     try:
-        return dict(json.loads(folder.record(source.name).read_text(encoding="utf-8"))["record"])
+        return _read_record(folder, source)[1]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return unreadable_record(str(source.path), f"its record could not be read back: {error}")
+
+
+def _read_record(folder: _Folder, source: Source) -> tuple[str, Record]:
+    """What a source's record was made from, as a key, and the record, with the path by which the source goes now."""
+    stored = json.loads(folder.record(source.name).read_text(encoding="utf-8"))
+    return stored["key"], {**stored["record"], "source": str(source.path)}
 
 
 def _thumbnails(folder: _Folder, source: Source) -> bytes | None:
@@ -234,9 +266,12 @@ def _work_through(
     threads = max(1, multiprocessing.cpu_count() // workers)
     context = multiprocessing.get_context("spawn")  # forking a process with threads of OpenCV or torch can hang
     _Worker(config, folder, digest)  # fail here, with a clear message, and not in every process
-    with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(config, folder, digest, threads)
-    ) as pool:
+    with (
+        threads_in_environment(threads),
+        ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_start_worker, initargs=(config, folder, digest, threads)
+        ) as pool,
+    ):
         under_way: dict[Future[Record], Source] = {}
         remaining = iter(sources)
         try:
@@ -262,6 +297,7 @@ _worker: _Worker | None = None  # of a process of the pool
 
 def _start_worker(config: BatchConfig, folder: _Folder, digest: str, threads: int) -> None:
     global _worker
+    ignore_interrupts()
     keep_freed_memory()
     cv2.setNumThreads(threads)
     _worker = _Worker(config, folder, digest)
@@ -305,20 +341,25 @@ class _Worker:
         """Register one source, write its outputs, then its record; what goes wrong is in the record."""
         # With another number of threads BLAS sums in another order: last digits, and so bytes, would differ.
         with threadpoolctl.threadpool_limits(1, user_api="blas"):
-            return self._process(source)
+            try:
+                record, content, seconds = self._process(source)
+            except Exception as error:  # one odd file must not end the run of all the others
+                reason = f"{type(error).__name__}: {error}"
+                record, content, seconds = failed_record(str(source.path), reason), b"", {}
+            return self._store(source, record, content, seconds)
 
-    def _process(self, source: Source) -> Record:
+    def _process(self, source: Source) -> tuple[Record, bytes, dict[str, float]]:
+        """The record of one source, its outputs written; its content; and the seconds by stage."""
         started = time.perf_counter()
-        shown = str(source.path)
         try:
             content = source.path.read_bytes()
             image = read_image(source.path, max_pixels=self.config.max_pixels)
         except (ImageError, OSError) as error:
-            return self._store(source, unreadable_record(shown, str(error)), b"", {})
+            return unreadable_record(str(source.path), str(error)), b"", {}
         decoded = time.perf_counter()
         result = self.registrar.register(image)
         record = registration_record(
-            shown,
+            str(source.path),
             result,
             similarity_before=self._similarity_before(image),
             seed=self.config.registration.seed,
@@ -333,7 +374,7 @@ class _Worker:
         except OSError as error:
             record |= {"status": "unwritten", "reasons": [f"the aligned image could not be written: {error}"]}
         seconds["write"] = time.perf_counter() - before_writing
-        return self._store(source, record, content, seconds)
+        return record, content, seconds
 
     def _similarity_before(self, image: Image) -> float:
         """Likeness of the source, merely brought to the template's size."""
@@ -344,8 +385,8 @@ class _Worker:
     def _write_outputs(self, source: Source, image: Image, transform: Transform) -> str:
         size = self.registrar.template.size
         self._remove_outputs(source)
-        aligned = self.folder.aligned(source.name, suffix_for(image))
         warped, valid = warp_with_mask(image, transform, size)
+        aligned = self.folder.aligned(source.name, suffix_for(warped))
         write_image(self.folder.mask(source.name), Image(valid.view(np.uint8) * np.uint8(255)))
         if self.config.overlays:
             write_image(self.folder.overlay(source.name), self._overlay(warped))

@@ -34,14 +34,16 @@ def predict_error(
     *,
     inflation: float,
     floor_px: float,
+    counted: NDArray[np.float64] | None = None,
 ) -> ErrorPrediction:
     """Carry the (9, 9) covariance of the matrix to the corners.
 
     inflation: multiplies the standard deviations. Residuals of neighbouring points have common causes (blur,
     lens, a board that is not flat), which a covariance of independent points does not see.
     floor_px: added in quadrature: interpolation and the pixel grid leave that much whatever the matches say.
+    counted: see `common_corners`.
     """
-    common = common_corners(template_from_source, source_size, template_size)
+    common = common_corners(template_from_source, source_size, template_size, counted)
     at_common = _standard_deviations(template_from_source, covariance, common, inflation, floor_px)
     at_corners = _standard_deviations(
         template_from_source, covariance, frame_corners(template_size), inflation, floor_px
@@ -56,11 +58,17 @@ def predict_error(
 
 
 def common_corners(
-    template_from_source: Transform, source_size: tuple[int, int], template_size: tuple[int, int]
+    template_from_source: Transform,
+    source_size: tuple[int, int],
+    template_size: tuple[int, int],
+    counted: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """(N, 2) corners of the polygon that template and warped source share, in the template; its own if they
-    share none."""
-    template = frame_corners(template_size)
+    share none.
+
+    counted: (4, 2) corners, clockwise, of the rectangle to take in place of the whole template: a mask's.
+    """
+    template = frame_corners(template_size) if counted is None else counted
     with np.errstate(all="ignore"):
         outline = template_from_source(frame_corners(source_size))
     heights = frame_corners(source_size) @ template_from_source.matrix[2, :2] + template_from_source.matrix[2, 2]

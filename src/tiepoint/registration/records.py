@@ -48,6 +48,11 @@ def unreadable_record(source: str, reason: str) -> Record:
     return {**_empty(source), "status": "unreadable", "reasons": [reason]}
 
 
+def failed_record(source: str, reason: str) -> Record:
+    """The line of a source on which the program itself failed; it is tried again by the next run."""
+    return {**_empty(source), "status": "failed", "reasons": [reason]}
+
+
 def registration_record(
     source: str, result: Registration, *, similarity_before: float, seed: int, weights: str | None
 ) -> Record:

@@ -115,6 +115,21 @@ def refine_by_intensity(
     levels = [level for level in template.levels if level.factor * scale <= 1.25]
     if not levels or not np.isfinite(scale):
         return _not_kept(start, "the source is too coarse or too small for the tiles")
+    try:
+        return _refined(template, levels, source, start, scale, max_motion_px)
+    except (ValueError, np.linalg.LinAlgError):
+        return _not_kept(start, "the steps led to no finite transform")
+
+
+def _refined(
+    template: RefinementTemplate,
+    levels: list[_Level],
+    source: NDArray[np.uint8],
+    start: Transform,
+    scale: float,
+    max_motion_px: float,
+) -> Refinement:
+    """From the coarsest level to the finest, then held against the start; raises where a step is not finite."""
     transform, covariance, used = start, np.zeros((9, 9)), 0
     before = after = 0.0
     for level in levels:

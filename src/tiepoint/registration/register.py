@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiepoint.estimation import Estimate, fit
-from tiepoint.geometry import Matches, Transform, TransformKind
+from tiepoint.geometry import Matches, Transform, TransformKind, frame_corners
 from tiepoint.images import Image, gray_view
 from tiepoint.matchers import Matcher
 from tiepoint.registration.agreement import Agreement, Likeness
@@ -22,6 +22,7 @@ from tiepoint.registration.refinement import (
     refine_by_intensity,
 )
 from tiepoint.registration.verdict import (
+    Check,
     Limits,
     Verdict,
     evidence_checks,
@@ -64,8 +65,8 @@ class Registration:
 
     estimate: the fit to the matches (source is image 0, template image 1). transform: template from source, the
     refined one where refinement was kept; None without a fit. verdict: accepted or why not.
-    method: the matcher that made it. num_keypoints: of source and template, None for methods without.
-    seconds: by stage. tried: the steps a cascade made until it was accepted; empty for a single method.
+    method: the matcher that made it. seconds: by stage.
+    tried: the steps a cascade made until it was accepted; empty for a single method.
     """
 
     transform: Transform | None
@@ -88,7 +89,8 @@ class Registrar(Generic[Encoding]):
     """Registers sources to one template, which is encoded once.
 
     template: the picture whose frame all others are brought into.
-    mask: (H, W) bool of the template; matches and intensities outside of it do not count.
+    mask: (H, W) bool of the template; matches and intensities outside of it do not count, nor do errors outside
+        the rectangle around it.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Registrar(Generic[Encoding]):
         self.matcher = matcher
         self.config = config or RegistrationConfig()
         self.mask = mask
+        self._counted = None if mask is None else _rectangle_around(mask)
         self._encoding = matcher.encode(template)
         self._gray = gray_view(template)
         self._likeness = Likeness(self._gray, mask)
@@ -135,8 +138,7 @@ class Registrar(Generic[Encoding]):
         transform = estimate.model
         if transform is None:
             return self._result(matches, estimate, Verdict(checks=(), failure=estimate.reason), clock)
-        checks = evidence_checks(estimate, matches, config.limits, seed=config.seed)
-        checks += geometric_checks(transform, matches, config.limits)
+        checks = self._checks(estimate, transform, matches)
         clock.lap("check")
         if not all(check.passed for check in checks):
             return self._result(matches, estimate, Verdict(checks=checks), clock, transform)
@@ -167,6 +169,11 @@ class Registrar(Generic[Encoding]):
             seconds=clock.seconds,
         )
 
+    def _checks(self, estimate: Estimate[Transform], transform: Transform, matches: Matches) -> tuple[Check, ...]:
+        config = self.config
+        evidence = evidence_checks(estimate, matches, config.limits, seed=config.seed, counted=self._counted)
+        return evidence + geometric_checks(transform, matches, config.limits)
+
     def _mirrored_likeness(self, source: Image) -> float:
         """The likeness that the source reaches turned left to right, 0 where that is no alignment."""
         config = self.config
@@ -175,9 +182,7 @@ class Registrar(Generic[Encoding]):
         estimate = fit(matches, config.model, threshold_px=config.threshold_px, seed=config.seed)
         if estimate.model is None:
             return 0.0
-        checks = evidence_checks(estimate, matches, config.limits, seed=config.seed)
-        checks += geometric_checks(estimate.model, matches, config.limits)
-        if not all(check.passed for check in checks):
+        if not all(check.passed for check in self._checks(estimate, estimate.model, matches)):
             return 0.0
         return self._likeness(gray_view(mirrored), estimate.model).structure
 
@@ -192,7 +197,13 @@ class Registrar(Generic[Encoding]):
     ) -> ErrorPrediction:
         inflation, floor_px = calibration
         return predict_error(
-            transform, covariance, source.size, self.template.size, inflation=inflation, floor_px=floor_px
+            transform,
+            covariance,
+            source.size,
+            self.template.size,
+            inflation=inflation,
+            floor_px=floor_px,
+            counted=self._counted,
         )
 
     def _result(
@@ -227,6 +238,16 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now
+
+
+def _rectangle_around(mask: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+    """(4, 2) corners of the smallest rectangle that holds all True pixels; None without any."""
+    if not mask.any():
+        return None
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    corner = (columns[0], rows[0])
+    size = (int(columns[-1] - columns[0]) + 1, int(rows[-1] - rows[0]) + 1)
+    return np.asarray(frame_corners(size) + corner, np.float64)
 
 
 def _inside(points: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

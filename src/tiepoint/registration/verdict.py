@@ -27,10 +27,10 @@ class Limits:
     max_area_ratio: between the largest and the smallest local area there: perspective.
     min_inliers, min_log10_support: inliers, and -log10 of the false alarms chance would give.
     min_overlap: share of the template that the source covers. min_cells: occupied cells of the grid over the
-    common area. max_inconsistency_px: between the fit and the inverse of the fit the other way round, at the
-    common corners, as a share of the image's long side at most `max_inconsistency`.
-    min_structure: correlation of local structure after the warp. max_error_px: 95 % bound of the error, relative
-    to the long side of the template by `max_error`.
+    common area. max_inconsistency: between the fit and the inverse of the fit the other way round, at the common
+    corners, as a share of the template's long side.
+    min_structure: correlation of local structure after the warp. max_error: 95 % bound of the error, as a share of
+    the template's long side.
     """
 
     max_rotation_deg: float | None = None
@@ -50,7 +50,8 @@ class Limits:
 class Check:
     """One acceptance test.
 
-    name: short. value, limit: numbers in `unit`. passed: the outcome. message: in an operator's words.
+    name: short. value, limit: numbers in the unit that the message names. passed: the outcome.
+    message: in an operator's words.
     """
 
     name: str
@@ -157,8 +158,18 @@ def geometric_checks(transform: Transform, matches: Matches, limits: Limits) -> 
     return tuple(checks)
 
 
-def evidence_checks(estimate: Estimate[Transform], matches: Matches, limits: Limits, *, seed: int) -> tuple[Check, ...]:
-    """Tests of the matches behind the transform: enough of them, well spread, the same both ways."""
+def evidence_checks(
+    estimate: Estimate[Transform],
+    matches: Matches,
+    limits: Limits,
+    *,
+    seed: int,
+    counted: NDArray[np.float64] | None = None,
+) -> tuple[Check, ...]:
+    """Tests of the matches behind the transform: enough of them, well spread, the same both ways.
+
+    counted: where in the template matches can be, if not everywhere; see `prediction.common_corners`.
+    """
     transform = estimate.model
     assert transform is not None
     inliers = _distinct_points(matches.points1[estimate.inliers])
@@ -166,7 +177,7 @@ def evidence_checks(estimate: Estimate[Transform], matches: Matches, limits: Lim
     needed = -(-DEGREES_OF_FREEDOM[transform.kind] // 2)
     chance = chance_of_inlier(matches.points1, estimate.threshold_px)
     support = -log10_false_alarms(distinct, len(inliers), needed, chance)
-    common = common_corners(transform, matches.size0, matches.size1)
+    common = common_corners(transform, matches.size0, matches.size1, counted)
     cells = occupied_cells(inliers, common)
     inconsistency = _inconsistency(estimate, matches, common, seed)
     allowed = limits.max_inconsistency * max(matches.size1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -11,27 +11,44 @@ from numpy.typing import NDArray
 from tiepoint.geometry import Transform, frame_corners
 from tiepoint.images import Image
 
+Interpolation = Literal["bicubic", "nearest"]
 
-def warp_image(source: Image, template_from_source: Transform, template_size: tuple[int, int]) -> Image:
-    """`source` resampled (bicubic) into a frame of `template_size` (width, height), in its own number type.
+_FLAGS = {"bicubic": cv2.INTER_CUBIC, "nearest": cv2.INTER_NEAREST}
 
-    Pixels the source does not cover are 0; `valid_mask` tells them from black ones. Where the source is reduced
-    by more than half, it is smoothed first, so that nothing aliases.
+
+def warp_image(
+    source: Image,
+    template_from_source: Transform,
+    template_size: tuple[int, int],
+    *,
+    interpolation: Interpolation = "bicubic",
+) -> Image:
+    """`source` resampled into a frame of `template_size` (width, height), in its own number type.
+
+    Pixels the source does not cover are 0; `valid_mask` tells them from black ones.
+    interpolation: "bicubic", smoothed first where the source is reduced by more than half, so that nothing aliases;
+    "nearest" for label maps, whose values must not be mixed.
     """
-    return warp_with_mask(source, template_from_source, template_size)[0]
+    return warp_with_mask(source, template_from_source, template_size, interpolation=interpolation)[0]
 
 
 def warp_with_mask(
-    source: Image, template_from_source: Transform, template_size: tuple[int, int]
+    source: Image,
+    template_from_source: Transform,
+    template_size: tuple[int, int],
+    *,
+    interpolation: Interpolation = "bicubic",
 ) -> tuple[Image, NDArray[np.bool_]]:
     """`warp_image` and `valid_mask` together."""
-    pixels = _smoothed(source.pixels, template_from_source, template_size)
+    pixels = source.pixels
+    if interpolation == "bicubic":
+        pixels = _smoothed(pixels, template_from_source, template_size)
     # OpenCV's cubic kernel overshoots; integer types saturate, as they should.
     warped = cv2.warpPerspective(
         pixels,
         template_from_source.matrix,
         template_size,
-        flags=cv2.INTER_CUBIC,
+        flags=_FLAGS[interpolation],
         borderMode=cv2.BORDER_REPLICATE,
     )
     valid = valid_mask(source.size, template_from_source, template_size)

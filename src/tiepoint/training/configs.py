@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 Config = TypeVar("Config")
 
@@ -18,10 +18,15 @@ def changed(config: Config, changes: dict[str, Any], alternatives: dict[str, Any
     """
     assert dataclasses.is_dataclass(config)
     values: dict[str, Any] = {}
+    types = get_type_hints(type(config))
     for name, value in changes.items():
         if name not in (names := [f.name for f in dataclasses.fields(config)]):
             raise ValueError(f"{type(config).__name__} has no {name!r}; it has: {', '.join(names)}")
         values[name] = _converted(getattr(config, name), value, name, alternatives or {})
+        if get_origin(types[name]) is Literal and value not in get_args(types[name]):
+            raise ValueError(f"{name}: expected one of {', '.join(get_args(types[name]))}, got {value!r}")
+        if get_origin(types[name]) is tuple and Ellipsis not in get_args(types[name]):
+            _check_length(getattr(config, name), values[name], name)
     made: Config = dataclasses.replace(config, **values)  # type: ignore[type-var]
     return made
 
@@ -35,12 +40,17 @@ def _converted(current: Any, value: Any, name: str, alternatives: dict[str, Any]
             raise ValueError(f"{name}: expected one of {', '.join(alternatives)}, got {kind!r}")
         return changed(current if kind is None else alternatives[kind], value, alternatives)
     if isinstance(current, tuple) and isinstance(value, list):
-        value = tuple(value)
+        value = tuple(_converted(current[0], one, name, alternatives) for one in value) if current else tuple(value)
     if isinstance(current, float) and isinstance(value, int):
         value = float(value)
     if type(value) is not type(current):
         raise ValueError(f"{name}: expected {type(current).__name__}, like {current!r}; got {value!r}")
     return value
+
+
+def _check_length(current: tuple[Any, ...], value: tuple[Any, ...], name: str) -> None:
+    if len(value) != len(current):
+        raise ValueError(f"{name}: expected {len(current)} values, like {list(current)!r}; got {list(value)!r}")
 
 
 def read_changes(file: Path | None, assignments: tuple[str, ...]) -> dict[str, Any]:

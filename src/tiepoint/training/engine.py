@@ -103,6 +103,10 @@ class Task(ABC):
         progress: the share of the training that is done, for what grows with it.
         """
 
+    def exported(self, network: nn.Module) -> dict[str, Tensor]:
+        """The tensors of `network` by the names under which the method's matcher loads them."""
+        return network.state_dict()
+
     @abstractmethod
     def validate(self, network: nn.Module, device: torch.device, pictures: Path) -> dict[str, float]:
         """Figures of `network` (the averaged weights, in evaluation mode) on data that never changes.
@@ -121,6 +125,7 @@ def train(
     run: Run,
     *,
     resume: bool = False,
+    on_start: Callable[[], None] = lambda: None,
     on_progress: Callable[[str], None] = print,
     stop_after: int | None = None,
 ) -> dict[str, float]:
@@ -131,8 +136,10 @@ def train(
 
     run: the folder that receives checkpoints, the best weights, the record and its curves.
     resume: go on from the run's last checkpoint, if it has one.
+    on_start: called once the checkpoint has turned out to fit, before anything is trained or written.
     stop_after: raise Interrupted after this step, as Ctrl-C would.
-    Raises Interrupted on Ctrl-C and SIGTERM, and FloatingPointError when the loss is no longer finite.
+    Raises Interrupted on Ctrl-C and SIGTERM, FloatingPointError when loss or gradient is no longer finite, and
+    ValueError for the checkpoint of another network.
     """
     device = device_and_dtype(parallel.local_device(config.device), "fp32")[0]
     in_bf16 = config.precision == "bf16" or (config.precision == "auto" and computes_in_bf16(device))
@@ -144,7 +151,13 @@ def train(
     average = MovingAverage(task.network, config.average_decay)
     state = _State(task.network, optimiser, average)
     if resume and run.checkpoint.exists():
-        state.restore(torch.load(run.checkpoint, map_location=device, weights_only=True))
+        try:
+            state.restore(torch.load(run.checkpoint, map_location=device, weights_only=True))
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{run.folder}: its checkpoint is of another network; go on with the settings it began with"
+            ) from error
+    on_start()
     parallel.broadcast(task.network)
     record = Record(run, state.step, config.steps, on_progress)
 
@@ -188,9 +201,13 @@ class _State:
         }
 
     def restore(self, snapshot: dict[str, Any]) -> None:
+        """Take up the snapshot, all but the weight decay, which is the configuration's and may have been changed."""
         self.step, self.best = snapshot["step"], snapshot["best"]
         self.network.load_state_dict(snapshot["network"])
+        decays = [group["weight_decay"] for group in self.optimiser.param_groups]
         self.optimiser.load_state_dict(snapshot["optimiser"])
+        for group, decay in zip(self.optimiser.param_groups, decays, strict=True):
+            group["weight_decay"] = decay
         self.average.network.load_state_dict(snapshot["average"])
 
 
@@ -213,7 +230,9 @@ def _step(
     if not math.isfinite(sums["loss"]):
         raise FloatingPointError(f"the loss of step {step} is {sums['loss']}: {sums}")
     parallel.average_gradients(task.network)
-    nn.utils.clip_grad_norm_(task.network.parameters(), config.clip_norm)
+    norm = nn.utils.clip_grad_norm_(task.network.parameters(), config.clip_norm)
+    if not torch.isfinite(norm):
+        raise FloatingPointError(f"the gradient of step {step} is not finite: {sums}")
     optimiser.step()
     return sums
 
@@ -233,7 +252,7 @@ def _validate(task: Task, state: _State, record: Record, run: Run, device: torch
         best = state.best.get(task.judged_by, -math.inf)
         if figures[task.judged_by] >= best:  # of equals the later, as when nothing is right yet
             state.best = {"step": float(state.step), **figures}
-            run.save_best(network, state.best)
+            run.save_best(task.exported(network), state.best)
 
 
 def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -30,11 +30,8 @@ def export_weights(run: Run, path: Path) -> None:
 
 def card(run: Run) -> dict[str, Any]:
     """What the weights of `run` are: method, settings, data with its licences, versions and figures."""
-    made = run.config()
-    folder = Path(made["data"].get("photographs", ""))
     return {
-        **made,
-        "licences_of_the_data": licences(folder),
+        **run.config(),
         "steps_done": max((row["step"] for row in read_log(run.log)), default=0),
         "figures": json.loads((run.folder / "best.json").read_text()),
     }

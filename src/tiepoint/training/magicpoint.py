@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from tiepoint.matchers.superpoint import SuperPoint, SuperPointConfig
+from tiepoint.matchers.superpoint import Normalisation, SuperPoint, SuperPointConfig, published_tensors
 from tiepoint.training.detection import (
     average_precision,
     cell_labels,
@@ -29,10 +29,12 @@ _SHAPE_WEIGHTS = {"ellipses": 0.3, "stripes": 0.5, "noise": 0.1}  # the rest 1: 
 
 @dataclass(frozen=True, kw_only=True)
 class MagicPointConfig:
-    """size: (height, width) of the drawings; num_validation: drawings of each kind that are held out."""
+    """size: (height, width) of the drawings; descriptor_dim, normalisation: of the network, as in `SuperPointConfig`;
+    num_validation: drawings of each kind that are held out."""
 
     size: tuple[int, int] = (120, 160)
     descriptor_dim: int = 128
+    normalisation: Normalisation = "after_relu"
     num_validation: int = 12
     photometric: PhotometricConfig = field(
         default_factory=lambda: PhotometricConfig(contrast=0.8, noise=0.06, impulse=0.003, motion_px=5.0)
@@ -48,7 +50,7 @@ class MagicPoint(Task):
 
     def __init__(self, config: MagicPointConfig, network: SuperPoint | None = None) -> None:
         torch.manual_seed(config.loop.seed)
-        self.network = network or untrained(config.descriptor_dim)
+        self.network = network or untrained(config.descriptor_dim, config.normalisation)
         self.network.descriptor.requires_grad_(False)
         self.config = config
         generator = generator_of(config.loop.seed, -1)
@@ -70,6 +72,10 @@ class MagicPoint(Task):
             logits = self.network.detector(self.network.encoded(images))
         return Loss(detector_loss(logits.float(), labels), {})
 
+    def exported(self, network: nn.Module) -> dict[str, Tensor]:
+        assert isinstance(network, SuperPoint)
+        return published_tensors(network)
+
     def validate(self, network: nn.Module, device: torch.device, pictures: Path) -> dict[str, float]:
         """Mean average precision and localisation error in pixels, corners within 4 px, noisy and clean."""
         assert isinstance(network, SuperPoint)
@@ -85,10 +91,11 @@ class MagicPoint(Task):
         return average_precision(found, self._truth, distance_px=4.0)
 
 
-def untrained(descriptor_dim: int) -> SuperPoint:
-    """A network of the kind we train, weights drawn from torch's generator."""
-    network = SuperPoint(SuperPointConfig(descriptor_dim=descriptor_dim, normalisation="after_relu"))
-    start_detector(network)
+def untrained(descriptor_dim: int, normalisation: Normalisation = "after_relu") -> SuperPoint:
+    """A network with weights drawn from torch's generator; of the kind we train, at `start_detector`."""
+    network = SuperPoint(SuperPointConfig(descriptor_dim=descriptor_dim, normalisation=normalisation))
+    if normalisation == "after_relu":
+        start_detector(network)
     return network
 
 

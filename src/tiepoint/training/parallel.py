@@ -6,16 +6,23 @@ Without `torchrun` there is one process and nothing here does anything.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+_LONGEST_WAIT = timedelta(hours=6)  # while the first process prepares or validates alone
+
 
 def start(device: str) -> None:
-    """Join the other processes, if `torchrun` started this one."""
+    """Join the other processes, if `torchrun` started this one; its GPU becomes the one that "cuda" means."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        if device.startswith("cuda"):
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=_LONGEST_WAIT)
 
 
 def count() -> int:
@@ -29,6 +36,16 @@ def rank() -> int:
 def local_device(device: str) -> str:
     """This process's own GPU where `device` is "cuda" and there are several processes."""
     return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and count() > 1 else device
+
+
+@contextmanager
+def first_before_others() -> Iterator[None]:
+    """What stands inside is done by the first process, and by the others only once it has finished."""
+    if rank() != 0:
+        dist.barrier()
+    yield
+    if rank() == 0 and count() > 1:
+        dist.barrier()
 
 
 def broadcast(network: nn.Module) -> None:

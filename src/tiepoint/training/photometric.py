@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 class PhotometricConfig:
     """Greatest strength of each change; 0 leaves it out. Grey levels are shares of the full range.
 
-    contrast: factor between 1 / (1 + c) and 1 + c about the middle grey.
+    contrast: factor between 1 / (1 + c) and 1 + c about the picture's mean.
     brightness: shift within +- this.
     gamma: exponent between 1 / (1 + g) and 1 + g.
     shade: a smooth field of light added, within +- this.
@@ -52,8 +52,8 @@ def disturbed(images: Tensor, config: PhotometricConfig, generator: Generator) -
     if config.gamma:
         images = images.clamp(1e-4, 1) ** draw.factor(1 + config.gamma)
     if config.contrast or config.brightness:
-        middle = images.mean((1, 2, 3), keepdim=True)
-        images = (images - middle) * draw.factor(1 + config.contrast) + middle + draw.within(config.brightness)
+        mean = images.mean((1, 2, 3), keepdim=True)
+        images = (images - mean) * draw.factor(1 + config.contrast) + mean + draw.within(config.brightness)
     if config.blur_px or config.motion_px:
         images = _blurred(images, config, draw)
     if config.noise:
@@ -169,3 +169,10 @@ def _cosine_basis(device: torch.device) -> Tensor:
     basis = torch.cos(math.pi / 8 * (n[None, :] + 0.5) * n[:, None]) / 2
     basis[0] /= math.sqrt(2)
     return basis
+
+
+def partly_gray(images: Tensor, share: float, generator: Generator) -> Tensor:
+    """(B, 3, H, W), each image without its colour by the chance `share`."""
+    chosen = torch.rand(len(images), 1, 1, 1, generator=generator) < share
+    luma = images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    return torch.where(chosen.to(images.device), (images * luma).sum(1, keepdim=True), images)

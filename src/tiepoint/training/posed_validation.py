@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from tiepoint.estimation import fit_pose
 from tiepoint.geometry import Matches, RelativePose, direction_error_deg, relative_pose, rotation_error_deg
+from tiepoint.geometry.error_curve import auc
 from tiepoint.images import Image, encode_image, write_atomically
 from tiepoint.matchers.base import Matcher
 from tiepoint.training.posed import PosedConfig, PosedView, epipolar_squared, load_view, reprojected, stacked
 from tiepoint.training.scenes import Scene
-from tiepoint.training.validation import auc, side_by_side
+from tiepoint.training.validation import side_by_side
 
 _CORRECT_PX = 3.0
 _AUC_DEG = (5.0, 10.0, 20.0)
@@ -57,7 +58,7 @@ class HeldOutPosed:
         write_atomically(pictures.with_suffix(".png"), encode_image(Image(np.concatenate(samples)), ".png"))
         within_1, within_3 = np.mean(shares, axis=0).tolist()
         name = "MMA" if view0.depth is not None else "epipolar"
-        aucs = {f"AUC_{t:.0f}_deg": auc(np.array(angles), t) for t in _AUC_DEG}
+        aucs = {f"AUC_{t:.0f}_deg": auc(angles, t) for t in _AUC_DEG}
         return {f"{name}_3": within_3, f"{name}_1": within_1, "correct": float(np.mean(correct)), **aucs}
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor
 
 from tiepoint.images import write_atomically
 from tiepoint.training import parallel
@@ -76,9 +76,9 @@ class Run:
             torch.save(snapshot, buffer)
             write_atomically(self.checkpoint, buffer.getvalue())
 
-    def save_best(self, network: nn.Module, figures: dict[str, float]) -> None:
-        tensors = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
-        write_atomically(self.best, safetensors.torch.save(tensors))
+    def save_best(self, tensors: dict[str, Tensor], figures: dict[str, float]) -> None:
+        kept = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+        write_atomically(self.best, safetensors.torch.save(kept))
         write_atomically(self.folder / "best.json", json.dumps(figures, indent=2))
 
 

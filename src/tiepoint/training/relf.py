@@ -32,7 +32,7 @@ from tiepoint.training.description import choose_points, info_nce
 from tiepoint.training.engine import Compute, LoopConfig, Loss, Task
 from tiepoint.training.pairs import PairConfig, ViewPairs, difficulty_at, make_pairs
 from tiepoint.training.photographs import Photographs
-from tiepoint.training.roma import partly_gray
+from tiepoint.training.photometric import partly_gray
 from tiepoint.training.validation import draw_samples, held_out_pairs, judge
 from tiepoint.training.warps import transform_points
 

@@ -34,6 +34,7 @@ from tiepoint.training.engine import Compute, LoopConfig, Loss, Task
 from tiepoint.training.pairs import PairConfig, difficulty_at, make_pairs
 from tiepoint.training.parallax import ParallaxConfig
 from tiepoint.training.photographs import Photographs
+from tiepoint.training.photometric import partly_gray
 from tiepoint.training.roma_losses import (
     Truth,
     anchor_loss,
@@ -83,8 +84,9 @@ class RomaTrainingConfig:
     """pairs: square views, sides multiples of 112; little rotation, for RoMa is for upright pictures.
 
     unrelated_share: of the pairs that show two different photographs.
-    gray_share: of the views that lose their colour, so that pictures without any match, too.
-    fine_share: of the pairs on which the refiners 2 and 1 are trained, which see 16 to 64 times as many cells.
+    gray_share: of the views that are turned grey, so that grey pictures match as well.
+    fine_share: of the pairs on which the refiners 4, 2 and 1 are trained, which see 16, 64 and 256 times as many
+        cells as the coarse map has.
     guided_share: of the pairs whose refiners start near the truth rather than where the scale before ended, so that
         all scales learn from the first step on; falls to 0 by the end of the training.
     num_validation: held-out pairs of either kind.
@@ -172,7 +174,7 @@ class RomaTraining(Task):
                 rows = chosen.to(warp.device)
                 queries, targets = rows_of(queries, rows), rows_of(targets, rows)
                 warp, certainty, guided = warp[rows], certainty[rows], guided[chosen]
-                truths = {scale: truth.rows(rows) for scale, truth in truths.items()}
+                truths = {s: truth.rows(rows) for s, truth in truths.items()}
             start = resized(warp.detach(), map_size(queries, scale))
             start = led(start, truths[scale], guided, scale, queries.size, generator)
             (step,) = self.network.refine(queries, targets, start, certainty, (scale,))
@@ -280,13 +282,6 @@ def rows_of(pyramid: Pyramid, rows: Tensor) -> Pyramid:
 def map_size(pyramid: Pyramid, scale: int) -> tuple[int, int]:
     height, width = pyramid.maps[scale].shape[2:]
     return height, width
-
-
-def partly_gray(images: Tensor, share: float, generator: Generator) -> Tensor:
-    """(B, 3, H, W), each image without its colour by the chance `share`."""
-    chosen = torch.rand(len(images), 1, 1, 1, generator=generator) < share
-    luma = images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-    return torch.where(chosen.to(images.device), (images * luma).sum(1, keepdim=True), images)
 
 
 def untrained_roma(config: RomaConfig = ROMA_SMALL_CONFIG) -> RomaNetwork:

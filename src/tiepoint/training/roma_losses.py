@@ -16,7 +16,7 @@ from torch import Tensor
 from tiepoint.matchers.roma_network import pixel_grid
 from tiepoint.networks.local_correlation import local_correlation
 from tiepoint.training.pairs import ViewPairs
-from tiepoint.training.warps import inside
+from tiepoint.training.warps import valid_at
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,16 +51,6 @@ def true_warps(pairs: ViewPairs, map_size: tuple[int, int]) -> Truth:
     there = torch.cat([there1, there0]).nan_to_num(-1e4)
     warp = (2 * there + 1) / there.new_tensor(_width_height(size)) - 1
     return Truth(warp.mT.reshape(-1, 2, *map_size), visible.reshape(-1, *map_size))
-
-
-def valid_at(valid: Tensor, points: Tensor) -> Tensor:
-    """(B, N) bool: whether (B, N, 2) points, NaN or not, round to a pixel of `valid` (B, H, W) that is set."""
-    height, width = valid.shape[1:]
-    within = inside(points, (height, width), border_px=-0.5)
-    x, y = points.nan_to_num(0).round().long().unbind(-1)
-    index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-    shown: Tensor = within & valid.flatten(1).gather(1, index)
-    return shown
 
 
 def to_pixels(positions: Tensor, size: tuple[int, int]) -> Tensor:

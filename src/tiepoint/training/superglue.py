@@ -70,6 +70,11 @@ class SuperGlueTraining(Task):
             raise ValueError(
                 f"expected {_FEWEST_KEYPOINTS} keypoints in views of half the photographs, found them in {usable:.0%}"
             )
+        if network is not None and network.config.descriptor_dim != pool.descriptor_dim:
+            raise ValueError(
+                f"the SuperGlue to start from matches {network.config.descriptor_dim}-dimensional descriptors, "
+                f"the features have {pool.descriptor_dim}"
+            )
         torch.manual_seed(config.loop.seed)
         self.config, self.pool, self.extractor = config, pool, extractor
         self.network = network or self._untrained()

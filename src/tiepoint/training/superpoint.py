@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 
 from tiepoint.matchers.base import SparseMatcher
 from tiepoint.matchers.nearest import NearestNeighbours
-from tiepoint.matchers.superpoint import CELL_PX, SuperPoint, SuperPointMaps
+from tiepoint.matchers.superpoint import CELL_PX, Normalisation, SuperPoint, SuperPointMaps, published_tensors
 from tiepoint.matchers.superpoint_extractor import PRESETS, SuperPointExtractor
 from tiepoint.training.description import choose_points, hinge, info_nce, sample_batch, sparse_hinge
 from tiepoint.training.detection import cell_labels, detector_loss, reprojection_loss
@@ -67,14 +67,16 @@ LOSSES: dict[str, DescriptorLoss] = {loss.kind: loss for loss in (InfoNCEConfig(
 
 @dataclass(frozen=True, kw_only=True)
 class SuperPointTrainingConfig:
-    """descriptor_dim: D; detector_weight: of the detector's loss, the mean of both views'.
+    """descriptor_dim, normalisation: of the network, as in `SuperPointConfig`.
 
+    detector_weight: of the detector's loss, the mean of both views'.
     reprojection_weight: of the distance between both views' refined keypoints (`reprojection_loss`). For fine-tuning,
         at 1: it holds up a training from nothing, which has no keypoints yet that both views share.
     num_validation: held-out pairs.
     """
 
     descriptor_dim: int = 128
+    normalisation: Normalisation = "after_relu"
     pairs: PairConfig = field(default_factory=PairConfig)
     descriptor: DescriptorLoss = field(default_factory=InfoNCEConfig)
     detector_weight: float = 2.0
@@ -99,7 +101,7 @@ class SuperPointTraining(Task):
     ) -> None:
         """network: where to start, MagicPoint or a SuperPoint to fine-tune; None starts from nothing."""
         torch.manual_seed(config.loop.seed)
-        self.network = network or untrained(config.descriptor_dim)
+        self.network = network or untrained(config.descriptor_dim, config.normalisation)
         self.config, self.photographs, self.labels = config, photographs, labels
         self.held_out = held_out_pairs(held_out, config.pairs, config.num_validation, config.loop.seed)
 
@@ -151,6 +153,10 @@ class SuperPointTraining(Task):
             descriptors0, descriptors1, points0, points1, kept,
             temperature=chosen.temperature, clear_px=chosen.clear_px,
         )  # fmt: skip
+
+    def exported(self, network: nn.Module) -> dict[str, Tensor]:
+        assert isinstance(network, SuperPoint)
+        return published_tensors(network)
 
     def validate(self, network: nn.Module, device: torch.device, pictures: Path) -> dict[str, float]:
         assert isinstance(network, SuperPoint)

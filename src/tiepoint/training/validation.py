@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tiepoint.estimation import fit
 from tiepoint.geometry import Matches, Transform
+from tiepoint.geometry.error_curve import auc
 from tiepoint.geometry.transforms import corner_errors
 from tiepoint.images import Image, encode_image, write_atomically
 from tiepoint.matchers.base import Matcher
@@ -64,18 +65,8 @@ def judge(matcher: Matcher[Any], pairs: list[HeldOutPair]) -> dict[str, float]:
         )
         corner.append(float(errors.mean()))
     mma_1, mma_3 = np.mean(accuracy, axis=0).tolist()
-    aucs = {f"AUC_{t:.0f}": auc(np.array(corner), t) for t in _AUC_PX}
+    aucs = {f"AUC_{t:.0f}": auc(corner, t) for t in _AUC_PX}
     return {"MMA_3": mma_3, "MMA_1": mma_1, "correct": float(np.mean(correct)), **aucs}
-
-
-def auc(errors: NDArray[np.float64], threshold: float) -> float:
-    """Area under the cumulative error curve up to `threshold`, over `threshold` (SuperGlue, section 5.1)."""
-    ordered = np.sort(errors)
-    within = ordered[ordered < threshold]
-    recall = np.arange(len(within) + 1) / len(ordered)
-    x = np.concatenate([[0.0], within, [threshold]])
-    y = np.concatenate([recall, recall[-1:]])
-    return float((np.diff(x) * (y[1:] + y[:-1]) / 2).sum() / threshold)
 
 
 def draw_samples(matcher: Matcher[Any], pairs: list[HeldOutPair], path: Path, count: int = 6) -> None:

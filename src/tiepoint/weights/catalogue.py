@@ -20,6 +20,7 @@ class WeightsEntry:
     note: what a user should know: training data, preset, flags, known faults.
     shipped: whether the file is in this package (weights/shipped).
     git_sha1: the file's object name in its publisher's git repository, checked where `sha256` is unknown.
+    md5: of the file, where its publisher states no other; against damage, not against malice.
     """
 
     name: str
@@ -34,6 +35,7 @@ class WeightsEntry:
     note: str
     shipped: bool = False
     git_sha1: str | None = None
+    md5: str | None = None
 
 
 _MAGIC_LEAP = (
@@ -226,6 +228,12 @@ _LOFTR: tuple[WeightsEntry, ...] = (
         _LOFTR_OUTDOOR + "Optimal transport. Pose AUC@5/10/20 on MegaDepth 1500: 50.3/67.1/79.9.",
     ),
     _loftr(
+        "loftr-indoor-ds",
+        "indoor_ds.ckpt",
+        None,
+        _LOFTR_INDOOR + "Dual softmax, old position code. Pose AUC@5/10/20 on ScanNet 1500: 22.1/40.8/57.6.",
+    ),
+    _loftr(
         "loftr-indoor-ds-new",
         "indoor_ds_new.ckpt",
         46_355_053,
@@ -293,9 +301,10 @@ _ROMA = (
         source="Edstedt, Sun, Bökman, Wadenbäck, Felsberg: RoMa (CVPR 2024); Johan Edstedt",
         note=(
             "Needs dinov2_vitl14 too. Trained on MegaDepth and ScanNet at 560 x 560. Preset: 560, second pass "
-            "at 864. The decoder's anchors wrap round at the rim, as they did in training. Published MD5 "
-            "349a17aaa21883bb164b1a5884febb21. Pose AUC@5/10/20 on ScanNet 1500: 31.8/53.4/70.9."
+            "at 864. The decoder's anchors wrap round at the rim, as they did in training. "
+            "Pose AUC@5/10/20 on ScanNet 1500: 31.8/53.4/70.9."
         ),
+        md5="349a17aaa21883bb164b1a5884febb21",
     ),
     WeightsEntry(
         name="dinov2_vitl14",
@@ -323,7 +332,7 @@ _RELF = (
         2_501_280,
         "73d20ddf50206cf8874bc08e097d75ab924225d5a39c685e7b991a0c943f5470",
         "re_resnet over C16, 350 steps of 4 pairs of 128 x 160 from 671 photographs, views turned by any angle. The "
-        "corrected preprocessing; pyramid of nine levels from 1024 to 256 px, candidates of 0.6.",
+        "corrected preprocessing; one level of at most 1024 px, sides of 16 k + 1, candidates of 0.6.",
     ),
     WeightsEntry(
         name="official-relf",

@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 _CONTAINERS = ("state_dict", "model_state_dict")  # what published training checkpoints wrap their tensors in
+_PYTORCH_MAGIC = (b"PK\x03\x04", b"\x80")  # an archive, or a bare pickle as before PyTorch 1.6
 _CHUNK_BYTES = 1 << 20
 _MAX_NAMES_SHOWN = 6
 
@@ -31,6 +33,19 @@ def entry_of(name: str) -> WeightsEntry:
         near = difflib.get_close_matches(name, WEIGHTS, cutoff=0.5) or list(WEIGHTS)
         raise WeightsError(f"{name!r} is no file and no named weights; did you mean {', '.join(near)}?")
     return WEIGHTS[name]
+
+
+def known_weights(name_or_path: str | Path) -> WeightsEntry | None:
+    """The catalogue's entry of named weights, or of a file called as it was published; None for any other."""
+    if str(name_or_path) in WEIGHTS:
+        return WEIGHTS[str(name_or_path)]
+    return next((entry for entry in WEIGHTS.values() if entry.file_name == Path(name_or_path).name), None)
+
+
+def identified(name_or_path: str | Path) -> str:
+    """The weights' name and the first digits of their SHA-256: what was made with them holds for no others."""
+    digest = _file_digest(find_weights(name_or_path), hashlib.sha256())
+    return f"{Path(name_or_path).name} {digest[:16]}"
 
 
 def default_weights(method: str) -> str:
@@ -80,7 +95,10 @@ def find_weights(name_or_path: str | Path) -> Path:
 
 
 def check_file(entry: WeightsEntry, path: Path) -> None:
-    """Raise WeightsError unless the file is the published one, as far as its size and hashes are known."""
+    """Raise WeightsError unless the file is the published one, as far as its size and hashes are known.
+
+    Of a file with no known hash, that it begins like a checkpoint: a web page in its place does not.
+    """
     size = path.stat().st_size
     if entry.size_bytes is not None and size != entry.size_bytes:
         raise WeightsError(f"{path} is not {entry.name}: {entry.size_bytes} bytes expected, got {size}")
@@ -88,6 +106,12 @@ def check_file(entry: WeightsEntry, path: Path) -> None:
         _compare_digest(entry, path, entry.sha256, hashlib.sha256())
     elif entry.git_sha1 is not None:
         _compare_digest(entry, path, entry.git_sha1, hashlib.sha1(f"blob {size}\0".encode()))
+    elif entry.md5 is not None:
+        _compare_digest(entry, path, entry.md5, hashlib.md5(usedforsecurity=False))
+    else:
+        with path.open("rb") as file:
+            if not file.read(4).startswith(_PYTORCH_MAGIC):
+                raise WeightsError(f"{path} is not {entry.name}: it is no PyTorch checkpoint")
 
 
 def verify(name_or_path: str | Path) -> Path:
@@ -163,6 +187,8 @@ def load_strictly(module: torch.nn.Module, state_dict: dict[str, torch.Tensor], 
 
 
 def _read(path: Path) -> Any:
+    if find_spec("torch") is None or find_spec("safetensors") is None:
+        raise WeightsError("reading weights needs PyTorch and safetensors: pip install 'tiepoint[learned]'")
     if path.suffix == ".safetensors":
         import safetensors
         import safetensors.torch
@@ -207,7 +233,7 @@ def _recognise(path: Path) -> WeightsEntry:
             return entry
     for entry in WEIGHTS.values():
         try:
-            if entry.sha256 or entry.git_sha1:
+            if entry.sha256 or entry.git_sha1 or entry.md5:
                 check_file(entry, path)
                 return entry
         except WeightsError:
@@ -216,13 +242,17 @@ def _recognise(path: Path) -> WeightsEntry:
 
 
 def _compare_digest(entry: WeightsEntry, path: Path, expected: str, digest: Any) -> None:
+    found = _file_digest(path, digest)
+    if found != expected:
+        raise WeightsError(f"{path} is not {entry.name}: {digest.name.upper()} {expected} expected, got {found}")
+
+
+def _file_digest(path: Path, digest: Any) -> str:
+    """The hexadecimal digest of a file by one of hashlib's fresh objects."""
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
-    if digest.hexdigest() != expected:
-        raise WeightsError(
-            f"{path} is not {entry.name}: {digest.name.upper()} {expected} expected, got {digest.hexdigest()}"
-        )
+    return str(digest.hexdigest())
 
 
 def _shortened(names: list[str]) -> str:
