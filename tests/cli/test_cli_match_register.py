@@ -170,4 +170,4 @@ def test_auto_starts_few_workers_where_it_may_load_networks(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     assert default_workers("sift", 100) == 8
     assert default_workers("loftr", 100) == 1
-    assert default_workers("auto", 100) == (8 if find_spec("torch") is None else 2)
+    assert default_workers("auto", 100) == (8 if find_spec("torch") is None else 4)

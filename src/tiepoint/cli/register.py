@@ -15,9 +15,7 @@ from tiepoint.geometry import KINDS
 from tiepoint.images import DEFAULT_MAX_PIXELS, ImageError
 from tiepoint.matchers import METHODS, MatcherOptions, MethodUnavailable
 
-_WORKERS_HELP = (
-    "Processes; by default one per core, at most 8, of a learned method 1, of `auto` 4 at most where PyTorch is installed."
-)
+_WORKERS_HELP = "Processes; by default one per core, at most 8 (`auto` with PyTorch installed: 4; a learned method: 1)."
 
 
 @click.command()

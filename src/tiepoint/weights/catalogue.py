@@ -66,8 +66,8 @@ _SUPERPOINT = (
         "tiepoint-superpoint",
         "superpoint",
         2_569_788,
-        "5fdf832e9979506b1b3bb55d351cf3ba2fc1bac91dc4aba5871d9b6eb7d62012",
-        "D = 128, convolution-ReLU-BatchNorm, 2,400 and then 2,000 steps from 671 photographs, views turned to 45 "
+        "03557c82d199ba76442fab3b33414a2b475b60fc92029360bae2b1ffbfbc3acc",
+        "D = 128, convolution-ReLU-BatchNorm, 2,400, 2,000 and 1,600 steps from 671 photographs, views turned to 45 "
         "degrees. Preset: long side 640 px, 1024 keypoints, suppression radius 4 px, threshold 0.015, sub-pixel "
         "keypoints.",
     ),
@@ -133,8 +133,8 @@ _SUPERGLUE = (
         "superpoint+superglue",
         6_159_340,
         "9c1cb5c098539d8eebf5eca69c7b6e62419b49c745ec7c72e2c414ccb55aea73",
-        "Over tiepoint-superpoint, D = 128, 1,050 and then 500 steps from 671 photographs, views turned to 45 degrees: "
-        "beyond that, four-way. Match threshold 0.2, 100 Sinkhorn iterations.",
+        "Over tiepoint-superpoint before its last 1,600 steps, D = 128, 1,050 and 500 steps from 671 photographs, "
+        "views turned to 45 degrees: beyond that, four-way. Match threshold 0.2, 100 Sinkhorn iterations.",
     ),
     _ours(
         "tiepoint-superglue-sift",
