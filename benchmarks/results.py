@@ -117,8 +117,9 @@ SECTIONS = (
 
 WHEN = (
     "What to use: `sift` first, `sift+superglue` for a little more of the same; `relf` where light changes and "
-    "pictures turn; `loftr` or `superpoint+superglue` where light changes and pictures stand upright; `roma-small` "
-    "where every pixel's place is wanted. `register` asks SIFT, and RELF and LoFTR for what SIFT refuses."
+    "pictures turn; `superpoint`, with SuperGlue or without, or `loftr` where light changes and pictures stand "
+    "upright; `roma-small` where every pixel's place is wanted. `register` asks SIFT, and RELF and LoFTR for what "
+    "SIFT refuses."
 )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -29,7 +30,11 @@ from tiepoint.cli.training import (
 
 if TYPE_CHECKING:
     from tiepoint.matchers.superpoint import SuperPoint
+    from tiepoint.training.magicpoint import MagicPointConfig
     from tiepoint.training.photographs import Photographs
+    from tiepoint.training.superpoint import SuperPointTrainingConfig
+
+    Config = TypeVar("Config", MagicPointConfig, SuperPointTrainingConfig)
 
 
 @click.group()
@@ -125,9 +130,9 @@ def chain(data: DataRequest, out: Path, corners: bool, settings: Settings) -> No
 def _train_magicpoint(request: RunRequest, settings: Settings) -> None:
     from tiepoint.training.magicpoint import MagicPoint, MagicPointConfig
 
-    config = request.configured(MagicPointConfig(), settings)
+    config, network = _configured(MagicPointConfig(), request, settings)
     settings.prepare(config.loop.device)
-    task = MagicPoint(config, _start(request.start))
+    task = MagicPoint(config, network)
     run_training("magicpoint", task, config, request, {"shapes": "drawn on the fly"})
 
 
@@ -149,21 +154,10 @@ def _label(photographs: Photographs, labels: Path, detector: str, device: str, s
 
 
 def _train_superpoint(data: DataRequest, labels: Path, request: RunRequest, settings: Settings) -> None:
-    from dataclasses import asdict, astuple, replace
-
     from tiepoint.training.label import open_labels
     from tiepoint.training.superpoint import LOSSES, SuperPointTraining, SuperPointTrainingConfig
 
-    network = _start(request.start)
-    default = SuperPointTrainingConfig()
-    if network is not None:
-        default = replace(default, **asdict(network.config))
-    config = request.configured(default, settings, LOSSES)
-    if network is not None and (config.descriptor_dim, config.normalisation) != astuple(network.config):
-        raise ValueError(
-            f"network: expected that of {request.start}, {network.config}, got D = {config.descriptor_dim}, "
-            f"{config.normalisation}"
-        )
+    config, network = _configured(SuperPointTrainingConfig(), request, settings, LOSSES)
     settings.prepare(config.loop.device)
     found = open_labels(labels, open_stored(data.folder, data.store))
     photographs, held_out = data.opened()
@@ -173,6 +167,23 @@ def _train_superpoint(data: DataRequest, labels: Path, request: RunRequest, sett
         "labels": json.loads((labels / "labels.json").read_text()),
     }
     run_training("superpoint", task, config, request, trained_on)
+
+
+def _configured(
+    default: Config, request: RunRequest, settings: Settings, alternatives: dict[str, Any] | None = None
+) -> tuple[Config, SuperPoint | None]:
+    """The settings of a training of SuperPoint or its detector, and the network it starts from, if any.
+
+    Raises ValueError for settings that speak of another network than that.
+    """
+    network = _start(request.start)
+    if network is None:
+        return request.configured(default, settings, alternatives), None
+    of_network = asdict(network.config)
+    config = request.configured(replace(default, **of_network), settings, alternatives)
+    if {name: getattr(config, name) for name in of_network} != of_network:
+        raise ValueError(f"network: expected that of {request.start}, {of_network}, got other settings")
+    return config, network
 
 
 def _start(weights: str | None) -> SuperPoint | None:

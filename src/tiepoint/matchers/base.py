@@ -115,7 +115,7 @@ class MatcherOptions:
     device: "cpu", "cuda", "cuda:1", "mps" (learned methods).
     precision: number type of the networks (learned methods).
     search: of nearest neighbours of classical descriptors: exact, or approximate by FLANN.
-    commercial_only: refuse named weights whose licence forbids commercial use.
+    commercial_only: refuse weights, by name or published file name, whose licence forbids commercial use.
     four_way: try image 1 turned by 0, 90, 180 and 270 degrees and keep the best, for methods that do not turn.
     look: once; at several sizes and again at the region both images show; or tile by tile (`multiscale.looking`).
     Raises ValueError for counts below 1 and for words that are none of a setting's.

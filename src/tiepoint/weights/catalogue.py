@@ -15,7 +15,7 @@ class WeightsEntry:
     url: where it is fetched from, or None when it is shipped in the package or must be fetched by hand.
     size_bytes, sha256: of the file, None where not known.
     licence: of the weights.
-    commercial_use: whether that licence allows it.
+    commercial_use: whether that licence allows it; terms of the training data, where they are known, are in `note`.
     source: paper and publisher.
     note: what a user should know: training data, preset, flags, known faults.
     shipped: whether the file is in this package (weights/shipped).
