@@ -10,6 +10,7 @@ import pytest
 
 RUN = '''
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ def pair(key, group):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background without it
     pairs = [pair(f"{group}:{number}", group) for group in "abcd" for number in range(150)]
     if sys.argv[1] == "bad":
         pairs.insert(3, pair("bad", "a"))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import queue
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -234,6 +236,9 @@ def _run_in_processes(
     context = multiprocessing.get_context("spawn")  # a forked copy of a process that has used torch hangs
     lines, stop = context.SimpleQueue(), context.Event()
     threads = max(1, (os.cpu_count() or 1) // workers)
+    arrived: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
+    # Ctrl-C reaches the main thread alone: in the midst of a line it would leave the rest of it in the pipe.
+    threading.Thread(target=_forward, args=(lines, arrived), daemon=True).start()
     futures: list[Future[None]] = []
     with (
         threads_in_environment(threads),
@@ -245,22 +250,22 @@ def _run_in_processes(
             running = set(futures)
             while running:
                 done, running = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
-                yield from _arrived(lines)
+                while not arrived.empty() and (line := arrived.get()) is not None:
+                    yield line
                 for future in done:
                     future.result()
-            yield from _arrived(lines)
+            lines.put(None)  # behind the last of all workers' lines
+            yield from iter(arrived.get, None)
         finally:
             stop.set()
-            while not all(future.done() for future in futures):
-                wait(futures, timeout=0.1)
-                for _ in _arrived(lines):  # a worker whose line finds the queue full waits until it is read
-                    pass
+            wait(futures)
 
 
-def _arrived(lines: Any) -> Iterator[tuple[str, str]]:
-    """What the queue holds now."""
-    while not lines.empty():
-        yield lines.get()
+def _forward(lines: Any, arrived: queue.SimpleQueue[tuple[str, str] | None]) -> None:
+    """Take over what the workers send until None comes, and that too."""
+    for line in iter(lines.get, None):
+        arrived.put(line)
+    arrived.put(None)
 
 
 def _start_worker(protocol: Protocol[Any, Any], contestant: Contestant, lines: Any, stop: Event, threads: int) -> None:
