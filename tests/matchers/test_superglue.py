@@ -407,6 +407,16 @@ def test_weights_of_another_method_are_refused(method: str, weights: str, told: 
         matcher_of_name(method, MatcherOptions(weights=weights))
 
 
+def test_methods_without_weights_take_no_notice_of_them() -> None:
+    """As when several methods are evaluated with one --weights, and in `auto`."""
+    assert matcher_of_name("sift", MatcherOptions(weights="tiepoint-superpoint")).name == "sift"
+
+
+def test_three_weights_are_told() -> None:
+    with pytest.raises(WeightsError, match="did you mean"):
+        matcher_of_name("superpoint+superglue", MatcherOptions(weights="tiepoint-superpoint+a+b"))
+
+
 @pytest.mark.parametrize(("build", "dim"), [(build_sift_superglue, 256), (build_orb_superglue, 128)])
 def test_weights_of_another_dimension_are_refused_when_built(build: Any, dim: int, tmp_path: Path) -> None:
     path = tmp_path / "mine.pth"

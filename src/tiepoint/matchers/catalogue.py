@@ -50,7 +50,7 @@ def matcher(name: str, options: MatcherOptions | None = None) -> Matcher[Any]:
     if method.needs_torch and find_spec("torch") is None:
         raise MethodUnavailable(f"method {name!r} needs PyTorch: pip install 'tiepoint[learned]'")
     options = options or MatcherOptions()
-    if options.weights is not None:
+    if options.weights is not None and method.needs_torch:  # the others have none: one option serves several methods
         _check_weights(name, options.weights, commercial_only=options.commercial_only)
     built = looking(method.build, options)
     return FourWay(built) if options.four_way else built
@@ -61,7 +61,7 @@ def _check_weights(method: str, weights: str, *, commercial_only: bool) -> None:
 
     weights: of the method, or "SUPERPOINT+SUPERGLUE".
     """
-    entries = [known_weights(part) for part in ([weights] if Path(weights).exists() else weights.split("+"))]
+    entries = [known_weights(part) for part in ([weights] if Path(weights).exists() else weights.split("+", 1))]
     for entry, takes in zip(entries, ("superpoint", method)[-len(entries) :], strict=True):
         if entry is None:
             continue
