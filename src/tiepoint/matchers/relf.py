@@ -32,6 +32,7 @@ from tiepoint.matchers.sift import Sift
 from tiepoint.networks.devices import device_and_dtype
 from tiepoint.networks.equivariant_resnet import EquivariantBackbone
 from tiepoint.networks.group_convolution import inference_form
+from tiepoint.networks.winograd import make_faster
 from tiepoint.weights import default_weights
 
 # of RGB in [0, 1]: what the published weights are evaluated with
@@ -92,6 +93,7 @@ class RelfExtractor:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.network = inference_form(network).to(device, dtype)
+        make_faster(self.network)
         self.detector = detector
         self.config = config
         self._device, self._dtype = torch.device(device), dtype

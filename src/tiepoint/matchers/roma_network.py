@@ -23,6 +23,7 @@ from tiepoint.networks.local_correlation import local_correlation, sample_at
 from tiepoint.networks.residual_trunk import ResidualTrunk, TrunkConfig
 from tiepoint.networks.vgg import VggPyramid
 from tiepoint.networks.vit import Block, VisionTransformer, VitConfig
+from tiepoint.networks.winograd import make_faster
 
 COARSE = 16  # the name of the coarsest scale; DINOv2's stride is 14
 KERNEL_TEMPERATURE = 0.2  # of the Gaussian process's cosine kernel
@@ -362,6 +363,7 @@ class RomaNetwork(nn.Module):
                 module.to(dtype)
             if isinstance(module, nn.Conv2d):
                 module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+        make_faster(self)
         return self
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
@@ -18,3 +19,11 @@ def fold_batch_norms(network: nn.Module) -> None:
             convolution, norm = module[i], module[i + 1]
             if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 module[i], module[i + 1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """`x` (B, C, H, W) laid out channels-last, so that what a network makes of it is too.
+
+    Where C is 1 torch holds every layout for that one and would go on with (B, H, W) planes.
+    """
+    return torch.empty_like(x, memory_format=torch.channels_last).copy_(x)

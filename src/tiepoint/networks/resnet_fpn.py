@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from tiepoint.networks.folding import channels_last
+from tiepoint.networks.winograd import faster
+
 
 class FeatureMaps(NamedTuple):
     """What the backbone sees in one image or batch of images of (H, W) pixels, both multiples of 8.
@@ -127,15 +130,15 @@ class FastResNetFPN:
         ]
         self.coarse = folded(dtype, network.layer3_outconv)
         self.quarter = folded(dtype, network.layer2_outconv)
-        self.middle = folded(dtype, network.layer2_outconv2[0], network.layer2_outconv2[1])
-        self.middle_out = folded(dtype, network.layer2_outconv2[3])
+        self.middle = faster(folded(dtype, network.layer2_outconv2[0], network.layer2_outconv2[1]))
+        self.middle_out = faster(folded(dtype, network.layer2_outconv2[3]))
         self.half = folded(torch.float32, network.layer1_outconv)
         self.fine = folded(torch.float32, network.layer1_outconv2[0], network.layer1_outconv2[1])
         self.fine_out = folded(torch.float32, network.layer1_outconv2[3])
 
     def pyramid(self, gray: Tensor) -> Pyramid:
         """Of grey (B, 1, H, W) in [0, 1], H and W multiples of 8."""
-        x = F.relu_(self.stem(gray)).to(self.dtype)
+        x = F.relu_(self.stem(channels_last(gray))).to(self.dtype)
         at_sizes = []
         for layer in self.layers:
             for block in layer:
@@ -165,8 +168,8 @@ class FastResNetFPN:
 
 class FastBasicBlock:
     def __init__(self, block: BasicBlock, dtype: torch.dtype) -> None:
-        self.conv1 = folded(dtype, block.conv1, block.bn1)
-        self.conv2 = folded(dtype, block.conv2, block.bn2)
+        self.conv1 = faster(folded(dtype, block.conv1, block.bn1))
+        self.conv2 = faster(folded(dtype, block.conv2, block.bn2))
         self.downsample = folded(dtype, *block.downsample) if isinstance(block.downsample, nn.Sequential) else None
 
     def __call__(self, x: Tensor) -> Tensor:
