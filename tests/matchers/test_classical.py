@@ -8,6 +8,7 @@ from tiepoint.estimation import fit
 from tiepoint.geometry import Features, Transform, corner_errors, load_matches, save_matches
 from tiepoint.images import Image
 from tiepoint.matchers import METHODS, Flann, MatcherOptions, NearestNeighbours, Orb, Sift, matcher
+from tiepoint.matchers.nearest import NearestKeypoints
 
 
 def picture(width=640, height=480, seed=0):
@@ -142,6 +143,54 @@ def test_flann_finds_most_of_what_the_exact_search_finds(extractor):
 def test_fewer_than_two_descriptors_match_nothing(search, dtype, count0, count1):
     found = search.match_features(features(np.ones((count0, 32), dtype)), features(np.ones((count1, 32), dtype)))
     assert found.indices.shape == (0, 2)
+
+
+def of_several_descriptors(rng, num_keypoints, *, most=4):
+    """Keypoints of one to `most` descriptors of unit length, their rows in no order."""
+    number = rng.permutation(np.repeat(np.arange(num_keypoints), rng.integers(1, most + 1, num_keypoints)))
+    described = rng.normal(size=(len(number), 16)).astype(np.float32)
+    described /= np.linalg.norm(described, axis=1, keepdims=True)
+    keypoints = np.stack([number % 7, number // 7], axis=1).astype(np.float32)
+    found = Features(
+        keypoints=keypoints, scores=np.ones(len(number), np.float32), descriptors=described, image_size=(99, 99)
+    )
+    return found, number
+
+
+@pytest.mark.parametrize("ratio", [0.8, 0.95, 1.0])
+def test_keypoints_of_several_descriptors_match_by_their_nearest(ratio):
+    """Against all distances written down: least over the descriptors of each two keypoints, mutual, ratio."""
+    rng = np.random.default_rng(3)
+    (features0, number0), (features1, number1) = (of_several_descriptors(rng, n) for n in (700, 600))
+    apart = np.sqrt(np.maximum(2 - 2 * features0.descriptors @ features1.descriptors.T.astype(float), 0))
+    of_keypoints = np.full((700, 600), np.inf)
+    np.minimum.at(of_keypoints, (number0[:, None], number1[None]), apart)
+    nearest, second = np.sort(of_keypoints, axis=1)[:, :2].T
+    mutual = of_keypoints.argmin(axis=0)[of_keypoints.argmin(axis=1)] == np.arange(700)
+    kept = np.flatnonzero(mutual & (nearest / second < ratio))
+    found = NearestKeypoints(ratio=ratio).match_features(features0, features1)
+    rows0, rows1 = found.indices.T
+    order = np.argsort(number0[rows0])
+    assert 5 < len(kept) < 700
+    np.testing.assert_array_equal(number0[rows0][order], kept)
+    np.testing.assert_array_equal(number1[rows1][order], of_keypoints.argmin(axis=1)[kept])
+    np.testing.assert_allclose(apart[rows0, rows1][order], nearest[kept], atol=1e-6)  # by the nearest descriptors
+    np.testing.assert_allclose(found.scores[order], 1 - (nearest / second)[kept], atol=1e-4)
+
+
+def test_keypoints_of_one_descriptor_match_as_neighbours_do():
+    rng = np.random.default_rng(4)
+    (features0, _), (features1, _) = (of_several_descriptors(rng, n, most=1) for n in (300, 200))
+    found = NearestKeypoints(ratio=0.9).match_features(features0, features1)
+    wanted = NearestNeighbours(ratio=0.9).match_features(features0, features1)
+    assert sorted(found.indices.tolist()) == wanted.indices.tolist()
+
+
+@pytest.mark.parametrize(("count0", "count1"), [(0, 0), (0, 5), (1, 5), (5, 1)])
+def test_fewer_than_two_keypoints_match_nothing(count0, count1):
+    rng = np.random.default_rng(5)
+    found = [of_several_descriptors(rng, count)[0] for count in (count0, count1)]
+    assert len(NearestKeypoints().match_features(*found).indices) == 0
 
 
 @pytest.mark.parametrize("search", [NearestNeighbours(), Flann()])

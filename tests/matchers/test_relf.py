@@ -10,11 +10,10 @@ torch = pytest.importorskip("torch")
 from tiepoint.geometry import Features  # noqa: E402
 from tiepoint.geometry.rotation_vote import relative_rotation  # noqa: E402
 from tiepoint.images import Image  # noqa: E402
-from tiepoint.matchers.base import IndexMatches, MatcherOptions, SparseMatcher  # noqa: E402
-from tiepoint.matchers.nearest import NearestNeighbours  # noqa: E402
+from tiepoint.matchers.base import MatcherOptions, SparseMatcher  # noqa: E402
+from tiepoint.matchers.nearest import NearestKeypoints  # noqa: E402
 from tiepoint.matchers.relf import (  # noqa: E402
     PUBLISHED_CONFIG,
-    OneMatchPerKeypoint,
     Pyramid,
     RelfConfig,
     RelfExtractor,
@@ -212,7 +211,7 @@ def test_a_turned_picture_is_matched_and_its_turn_known(network: ReResNet) -> No
         RelfExtractor(network, Fixed(found), RelfConfig()).extract(Image(image))
         for image, found in ((pixels, points), (turned_pixels, turned_points[order]))
     ]
-    matcher = OneMatchPerKeypoint(NearestNeighbours(ratio=None))
+    matcher = NearestKeypoints()
     found = matcher.match_features(*features)
     pairs0 = features[0].keypoints[found.indices[:, 0]]
     pairs1 = features[1].keypoints[found.indices[:, 1]]
@@ -242,34 +241,13 @@ def test_keypoints_repeat_with_their_orientations(network: ReResNet) -> None:
     assert all(angle in found.angles_deg[row] for angle, row in zip(best.angles_deg, rows, strict=True))
 
 
-def test_one_match_per_keypoint_keeps_the_best() -> None:
-    def features(positions: list[float]) -> Features:
-        count = len(positions)
-        return Features(
-            keypoints=np.array([[x, 0] for x in positions], np.float32),
-            scores=np.ones(count, np.float32),
-            descriptors=np.zeros((count, 2), np.float32),
-            image_size=(9, 9),
-        )
-
-    class Given:
-        def match_features(self, features0: Features, features1: Features) -> IndexMatches:
-            del features0, features1
-            indices = np.array([[0, 0], [1, 1], [2, 3], [3, 2]])
-            return IndexMatches(indices, np.array([0.5, 0.9, 0.7, 0.6], np.float32))
-
-    found = OneMatchPerKeypoint(Given()).match_features(features([1, 1, 2, 3]), features([5, 5, 6, 6]))
-    assert found.indices.tolist() == [[1, 1], [2, 3]]
-    np.testing.assert_allclose(found.scores, [0.9, 0.7])
-
-
 @pytest.mark.parametrize("config", [RelfConfig(), PUBLISHED_CONFIG], ids=["ours", "published"])
 @pytest.mark.parametrize("shape", [(1, 1), (7, 3), (64, 64, 3)])
 def test_nothing_to_find(network: ReResNet, config: RelfConfig, shape: tuple[int, ...]) -> None:
     matcher = SparseMatcher(
         "relf",
         RelfExtractor(network, Sift(max_num_keypoints=100), config),
-        OneMatchPerKeypoint(NearestNeighbours(ratio=None)),
+        NearestKeypoints(),
     )
     blank = matcher.encode(Image(np.full(shape, 90, np.uint8)))
     assert len(blank) == 0

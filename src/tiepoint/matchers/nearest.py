@@ -35,7 +35,7 @@ class NearestNeighbours:
         d0, d1 = as_vectors(features0.descriptors), as_vectors(features1.descriptors)
         if len(d0) < 2 or len(d1) < 2:
             return NO_MATCHES
-        best, distance, second, nearest_to1 = _two_nearest(d0, d1)
+        best, distance, second, nearest_to1, _ = _two_nearest(d0, d1, np.arange(len(d1))[:, None])
         rows = np.flatnonzero(nearest_to1[best] == np.arange(len(d0)))
         if self.ratio is None:
             norms = np.linalg.norm(d0[rows], axis=1) * np.linalg.norm(d1[best[rows]], axis=1)
@@ -44,6 +44,59 @@ class NearestNeighbours:
         ratios = np.divide(distance, second, out=np.ones_like(second), where=second > 0)
         rows = rows[ratios[rows] < self.ratio]
         return _index_matches(rows, best[rows], 1 - ratios[rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearestKeypoints:
+    """Exact mutual nearest neighbours among keypoints of several descriptors, one for each likely orientation.
+
+    Features at one position are one keypoint. Two keypoints are as far apart as their nearest descriptors, and each
+    matches at most once.
+
+    ratio: as in `NearestNeighbours`, the second nearest being another keypoint.
+    """
+
+    ratio: float = 0.95
+
+    def match_features(self, features0: Features, features1: Features) -> IndexMatches:
+        """The rows that make keypoints each other's nearest; fewer than two keypoints on a side match nothing.
+
+        Scores are 1 - (nearest / second nearest distance).
+        """
+        keypoint0, keypoint1 = keypoint_numbers(features0), keypoint_numbers(features1)
+        if len(np.unique(keypoint0)) < 2 or len(np.unique(keypoint1)) < 2:
+            return NO_MATCHES
+        d0, d1 = as_vectors(features0.descriptors), as_vectors(features1.descriptors)
+        best, distance, second, nearest_to1, distance_to1 = _two_nearest(d0, d1, _fellows(keypoint1))
+        row = _least_rows(keypoint0, distance)
+        found = keypoint1[best[row]]
+        found_by = keypoint0[nearest_to1[_least_rows(keypoint1, distance_to1)]]
+        # A row whose nearest is another keypoint than its fellows' has its keypoint's second nearest there.
+        apart = np.where(keypoint1[best] == found[keypoint0], second, distance)
+        runner_up = apart[_least_rows(keypoint0, apart)]
+        ratios = np.divide(distance[row], runner_up, out=np.ones_like(runner_up), where=runner_up > 0)
+        kept = np.flatnonzero((found_by[found] == np.arange(len(row))) & (ratios < self.ratio))
+        return _index_matches(row[kept], best[row[kept]], 1 - ratios[kept])
+
+
+def keypoint_numbers(features: Features) -> NDArray[np.int64]:
+    """(N,) one number from 0 for each distinct position."""
+    return np.unique(features.keypoints, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def _fellows(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N, m) for each row those of its number, itself among them, repeated where they are fewer than others'."""
+    counts = np.bincount(numbers)
+    first = np.cumsum(counts) - counts
+    places = np.minimum(np.arange(counts.max()), counts[:, None] - 1)
+    rows: NDArray[np.int64] = np.argsort(numbers, kind="stable")[first[:, None] + places]
+    return rows[numbers]
+
+
+def _least_rows(numbers: NDArray[np.int64], values: NDArray[np.float32]) -> NDArray[np.int64]:
+    """For each number from 0 the row that has it and the least of `values`."""
+    order = np.lexsort((values, numbers))
+    return order[np.unique(numbers[order], return_index=True)[1]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +150,13 @@ def as_vectors(descriptors: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _two_nearest(
-    d0: NDArray[np.float32], d1: NDArray[np.float32]
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-    """For each row of d0: nearest row of d1, distance, second distance; for each row of d1: nearest row of d0."""
+    d0: NDArray[np.float32], d1: NDArray[np.float32], fellows1: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
+    """For each row of d0: nearest row of d1, distance, distance to the second nearest; for each row of d1: nearest row
+    of d0, distance.
+
+    fellows1: (len(d1), m) rows of the same keypoint as each row of d1, which are not taken for second nearest.
+    """
     square0, square1 = (d0**2).sum(1), (d1**2).sum(1)
     count0, count1 = len(d0), len(d1)
     best, distances = np.empty(count0, np.int64), np.empty((2, count0), np.float32)
@@ -114,10 +171,10 @@ def _two_nearest(
         column_least[better], column_row[better] = least[better], start + least_row[better]
         nearest = square.argmin(axis=1)
         best[rows], distances[0, rows] = nearest, square[in_block, nearest]
-        square[in_block, nearest] = np.inf
+        square[in_block[:, None], fellows1[nearest]] = np.inf
         distances[1, rows] = square.min(axis=1)
     distance, second = np.sqrt(np.maximum(distances, 0))
-    return best, distance, second, column_row
+    return best, distance, second, column_row, np.sqrt(np.maximum(column_least, 0))
 
 
 def _index_matches(rows: NDArray[Any], columns: NDArray[Any], scores: NDArray[Any]) -> IndexMatches:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from tiepoint.geometry import Features
 from tiepoint.images import Image, ResizeMap, fitted_size, resize, rgb_view
-from tiepoint.matchers.base import Extractor, FeatureMatcher, IndexMatches, MatcherOptions, SparseMatcher
-from tiepoint.matchers.nearest import NearestNeighbours
+from tiepoint.matchers.base import Extractor, MatcherOptions, SparseMatcher
+from tiepoint.matchers.nearest import NearestKeypoints
 from tiepoint.matchers.relf_sampling import (
     align,
     orientation_candidates,
@@ -182,27 +182,6 @@ def _on_grid(size: tuple[float, float]) -> tuple[int, int]:
     return width, height
 
 
-@dataclass(frozen=True)
-class OneMatchPerKeypoint:
-    """Keeps the best match of every keypoint where the features repeat keypoints, one for each orientation."""
-
-    feature_matcher: FeatureMatcher
-
-    def match_features(self, features0: Features, features1: Features) -> IndexMatches:
-        found = self.feature_matcher.match_features(features0, features1)
-        order = np.argsort(-found.scores, kind="stable")
-        keypoint0 = _keypoint_numbers(features0)[found.indices[order, 0]]
-        keypoint1 = _keypoint_numbers(features1)[found.indices[order, 1]]
-        first = np.intersect1d(np.unique(keypoint0, return_index=True)[1], np.unique(keypoint1, return_index=True)[1])
-        kept = np.sort(order[first])
-        return IndexMatches(found.indices[kept], found.scores[kept])
-
-
-def _keypoint_numbers(features: Features) -> NDArray[np.int64]:
-    """(N,) one number for each distinct position."""
-    return np.unique(features.keypoints, axis=0, return_inverse=True)[1].reshape(-1)
-
-
 def build_relf(options: MatcherOptions, detector: Extractor | None = None) -> SparseMatcher:
     """RELF as `options` ask for it, over `detector` (SIFT's keypoints by default)."""
     device, dtype = device_and_dtype(options.device, options.precision)
@@ -213,7 +192,7 @@ def build_relf(options: MatcherOptions, detector: Extractor | None = None) -> Sp
             max_size_px=options.max_size_px or Sift.max_size_px,
         )
     extractor = RelfExtractor(model.network, detector, relf_config(model, options), device=device, dtype=dtype)
-    return SparseMatcher("relf", extractor, OneMatchPerKeypoint(NearestNeighbours(ratio=None)))
+    return SparseMatcher("relf", extractor, NearestKeypoints())
 
 
 def relf_config(model: RelfModel, options: MatcherOptions) -> RelfConfig:

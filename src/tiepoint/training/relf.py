@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from tiepoint.matchers.base import SparseMatcher
-from tiepoint.matchers.nearest import NearestNeighbours
-from tiepoint.matchers.relf import OneMatchPerKeypoint, RelfConfig, RelfExtractor
+from tiepoint.matchers.nearest import NearestKeypoints
+from tiepoint.matchers.relf import RelfConfig, RelfExtractor
 from tiepoint.matchers.relf_sampling import align, sample_features
 from tiepoint.matchers.sift import Sift
 from tiepoint.networks.equivariant_resnet import EquivariantBackbone, ReResNet, ReWideResNet
@@ -165,7 +165,7 @@ def untrained(config: RelfTrainingConfig) -> EquivariantBackbone:
 def relf_matcher(network: EquivariantBackbone, device: str = "cpu") -> SparseMatcher:
     """The method `relf` over `network`, at most 512 of SIFT's keypoints: its views are small."""
     extractor = RelfExtractor(network, Sift(max_num_keypoints=512), RelfConfig(), device=device)
-    return SparseMatcher("relf", extractor, OneMatchPerKeypoint(NearestNeighbours(ratio=None)))
+    return SparseMatcher("relf", extractor, NearestKeypoints())
 
 
 def as_seen(images: Tensor) -> Tensor:
