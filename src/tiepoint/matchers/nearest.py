@@ -63,7 +63,7 @@ class NearestKeypoints:
 
         Scores are 1 - (nearest / second nearest distance).
         """
-        keypoint0, keypoint1 = keypoint_numbers(features0), keypoint_numbers(features1)
+        keypoint0, keypoint1 = _keypoint_numbers(features0), _keypoint_numbers(features1)
         if len(np.unique(keypoint0)) < 2 or len(np.unique(keypoint1)) < 2:
             return NO_MATCHES
         d0, d1 = as_vectors(features0.descriptors), as_vectors(features1.descriptors)
@@ -79,7 +79,7 @@ class NearestKeypoints:
         return _index_matches(row[kept], best[row[kept]], 1 - ratios[kept])
 
 
-def keypoint_numbers(features: Features) -> NDArray[np.int64]:
+def _keypoint_numbers(features: Features) -> NDArray[np.int64]:
     """(N,) one number from 0 for each distinct position."""
     return np.unique(features.keypoints, axis=0, return_inverse=True)[1].reshape(-1)
 

@@ -133,15 +133,12 @@ class PreparedSuperPoint:
             biases.append(bias)
         weight = self._moved(torch.cat(weights)).contiguous(memory_format=torch.channels_last)
         bias = self._moved(torch.cat(biases))
-        return _Layer(
-            weight,
-            bias,
-            WinogradConv2d(weight, bias) if pays(weight) else None,
-            layers[0].relu,
-            (self._moved(torch.cat(lows)[:, None, None]), self._moved(torch.cat(highs)[:, None, None]))
-            if lows
-            else None,
-        )
+        winograd = WinogradConv2d(weight, bias) if pays(weight) else None
+        bounds = None
+        if lows:
+            low, high = (self._moved(torch.cat(limits)[:, None, None]) for limits in (lows, highs))
+            bounds = low, high
+        return _Layer(weight, bias, winograd, layers[0].relu, bounds)
 
     def _moved(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, self.dtype)
