@@ -141,7 +141,7 @@ def main() -> None:
     else:
         network, config = untrained_network([read_image(file) for file in files[-NUM_FITTING:]]), RelfConfig()
     extractor = RelfExtractor(network, Sift(max_num_keypoints=1024), config)
-    rows: dict[str, list[tuple[float, ...]]] = {}
+    rows: dict[str, list[np.ndarray]] = {}
     for file in files[: options.photographs]:
         image = read_image(file)
         reference = describe(image, extractor)

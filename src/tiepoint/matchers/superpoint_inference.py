@@ -18,7 +18,9 @@ from tiepoint.matchers.superpoint import Convolution, SuperPoint, SuperPointMaps
 from tiepoint.networks.folding import channels_last
 from tiepoint.networks.winograd import WinogradConv2d, pays
 
-_STRIP_BYTES = 6 << 20  # of one activation: with its input and output, what a core's caches hold
+# Of one activation: with its input and output, what a core's caches hold; and the grey strip it comes from then has
+# more than the 20,480 numbers below which torch convolves by a slow route.
+_STRIP_BYTES = 6 << 20
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ F(4, 3), section 4.1: four outputs y of a filter g of three taps over six inputs
 because a product of polynomials is known from its values at six points, here 0, 1, -1, 2, -2 and infinity. It is
 laid down the columns of the image alone: four rows come of six 1 x 3 convolutions, each of one sum of six rows.
 Nested in both directions it would save half of the products again, for three times the sums, which are bound by
-memory. Rounding errors are about three times those of the plain convolution, 1e-5 of the values' spread at most.
+memory. Rounding errors are about three times those of the plain convolution, a few 1e-5 of the values' spread at most.
 """
 
 from __future__ import annotations
