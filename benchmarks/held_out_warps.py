@@ -1,7 +1,7 @@
 """Methods on held-out photographs seen twice under known homographies, by Markdown tables.
 
-    python benchmarks/held_out_warps.py PHOTOS [--method sift --method superpoint+superglue ...] [--pairs 60]
-        [--max-size PX]
+    python benchmarks/held_out_warps.py PHOTOS [--method sift --method superpoint+superglue ...] [--four-way]
+        [--pairs 60] [--max-size PX]
 
 Views of 240 x 320, of a seed that no training uses: one near upright, the other changed in light alone, in viewpoint
 with rotation up to 45 degrees, in viewpoint with any rotation, or in that and light; all with noise, blur and
@@ -23,6 +23,7 @@ from typing import Any
 import cv2
 import torch
 
+from tiepoint.evaluation.contestants import CatalogueMethod
 from tiepoint.matchers import Matcher, MatcherOptions, NearestNeighbours, Sift, SparseMatcher, matcher
 from tiepoint.training.pairs import PairConfig
 from tiepoint.training.photographs import Photographs, StoreConfig, open_photographs
@@ -44,27 +45,32 @@ CONDITIONS = {
         size=SIZE, warp1=WarpConfig(rotation_deg=180), photometric=STRONG_LIGHT
     ),
 }
-METHODS = ("sift", "orb", "superpoint", "superpoint+superglue", "sift+superglue", "loftr", "roma-small", "relf")
-
-WITHOUT_RATIO = "sift, nearest"
+METHODS = (
+    CatalogueMethod("sift", MatcherOptions()),
+    CatalogueMethod("orb", MatcherOptions()),
+    CatalogueMethod("superpoint", MatcherOptions()),
+    CatalogueMethod("superpoint+superglue", MatcherOptions()),
+    CatalogueMethod("superpoint+superglue", MatcherOptions(four_way=True)),
+    CatalogueMethod("sift+superglue", MatcherOptions()),
+    CatalogueMethod("loftr", MatcherOptions()),
+    CatalogueMethod("loftr", MatcherOptions(four_way=True)),
+    CatalogueMethod("roma-small", MatcherOptions()),
+    CatalogueMethod("relf", MatcherOptions()),
+)
 
 Figures = dict[str, dict[str, dict[str, float]]]
 """What `judge` says, by condition and method."""
 
 
-def figures(
-    photographs: Path, methods: Sequence[str], count: int, workers: int, max_size_px: int | None = None
-) -> Figures:
-    """Of `count` pairs of each condition; max_size_px as in MatcherOptions."""
+def figures(photographs: Path, methods: Sequence[CatalogueMethod], count: int, workers: int) -> Figures:
+    """Of `count` pairs of each condition, by the methods, and by SIFT without a ratio test."""
     stored(photographs)  # once, before all look
     found: Figures = {title: {} for title in CONDITIONS}
-    tasks = [(title, method) for method in (*methods, WITHOUT_RATIO) for title in CONDITIONS]
+    tasks = [(title, method) for method in (*methods, None) for title in CONDITIONS]
     threads = max(1, (os.cpu_count() or 1) // workers)
     with ProcessPoolExecutor(workers, get_context("spawn"), _use_threads, (threads,)) as pool:
-        for (title, method), measures in zip(
-            tasks, pool.map(partial(judged, photographs, count, max_size_px), tasks), strict=True
-        ):
-            found[title][method] = measures
+        for (title, method), measures in zip(tasks, pool.map(partial(judged, photographs, count), tasks), strict=True):
+            found[title][method.name if method else "sift, nearest"] = measures
     return found
 
 
@@ -73,11 +79,10 @@ def _use_threads(count: int) -> None:
     cv2.setNumThreads(count)
 
 
-def judged(photographs: Path, count: int, max_size_px: int | None, task: tuple[str, str]) -> dict[str, float]:
+def judged(photographs: Path, count: int, task: tuple[str, CatalogueMethod | None]) -> dict[str, float]:
     title, method = task
     pairs = held_out_pairs(stored(photographs), CONDITIONS[title], count, SEED)
-    options = MatcherOptions(max_size_px=max_size_px)
-    return judge(_sift_without_ratio() if method == WITHOUT_RATIO else matcher(method, options), pairs)
+    return judge(matcher(method.method, method.options) if method else _sift_without_ratio(), pairs)
 
 
 def stored(photographs: Path) -> Photographs:
@@ -109,13 +114,17 @@ def _sift_without_ratio() -> Matcher[Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("photographs", type=Path)
-    parser.add_argument("--method", action="append", help=f"default: {', '.join(METHODS)}")
+    parser.add_argument("--method", action="append", help="default: all, two of them four-way too")
+    parser.add_argument("--four-way", action="store_true", help="make the methods that do not turn turn")
     parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--max-size", type=int, help="long side of the image the methods work on")
     arguments = parser.parse_args()
-    methods = arguments.method or METHODS
-    found = figures(arguments.photographs, methods, arguments.pairs, arguments.workers, arguments.max_size)
+    options = MatcherOptions(max_size_px=arguments.max_size, four_way=arguments.four_way)
+    if options != MatcherOptions(four_way=False) and not arguments.method:
+        parser.error("--four-way and --max-size want a --method")
+    methods = [CatalogueMethod(name, options) for name in arguments.method] if arguments.method else METHODS
+    found = figures(arguments.photographs, methods, arguments.pairs, arguments.workers)
     print(tables(found, arguments.pairs))
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/results.py [../shared/data] [--out build/results] [--workers 1]
 
-Goes on where it stopped. A new method is one line in METHODS.
+Goes on where it stopped. A new method is one line in METHODS of held_out_warps.py.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from tiepoint.images import write_atomically
 from tiepoint.matchers import MatcherOptions
 from tiepoint.plot.curves import save_charts
 
-METHODS = tuple(CatalogueMethod(name, MatcherOptions()) for name in held_out_warps.METHODS)
 CLASSICAL = tuple(CatalogueMethod(name, MatcherOptions()) for name in ("sift", "orb"))
 NUM_WARPS = 60
 
@@ -55,7 +54,7 @@ class Section:
     command: str
     protocol: Protocol[Any, Any]
     pairs: Callable[[Path], Sequence[ImagePair]]
-    methods: tuple[Contestant, ...] = METHODS
+    methods: tuple[Contestant, ...] = held_out_warps.METHODS
 
 
 SECTIONS = (
@@ -161,10 +160,11 @@ def _side_by_side(reports: dict[str, Report], warps: Figures, pair: Path) -> str
             *(title.lower() for title in held_out_warps.CONDITIONS),
             *("ms", "MB"),
         ),
-        rows=tuple(_row(method.name, reports, warps, pair) for method in METHODS),
+        rows=tuple(_row(method, reports, warps, pair) for method in held_out_warps.METHODS),
         notes=(
             "Homographies: AUC@5 of our fit, all sets, and two of them alone; pose: AUC@5 degrees of our fit; the "
             "others: known warps of held-out photographs, AUC@5.",
+            "four-way: image 1 turned as SIFT's orientations say, four ways where they do not agree (`--four-way`).",
             "ms, MB: one pair of 640 x 640 from the files' pixels to the matches, and the peak of its process "
             "(`benchmarks/pair_cost.py`).",
         ),
@@ -172,13 +172,14 @@ def _side_by_side(reports: dict[str, Report], warps: Figures, pair: Path) -> str
     return "\n\n".join(["## Side by side", str(table), WHEN])
 
 
-def _row(method: str, reports: dict[str, Report], warps: Figures, pair: Path) -> tuple[Cell, ...]:
-    spent = pair_cost.cost(method, (pair / "1.png", pair / "2.png"))
+def _row(method: CatalogueMethod, reports: dict[str, Report], warps: Figures, pair: Path) -> tuple[Cell, ...]:
+    photographs = (pair / "1.png", pair / "2.png")
+    spent = pair_cost.cost(method.method, photographs, four_way=method.options.four_way)
     sets = (("homography", "all"), ("homography", "mvtec_screw"), ("homography", "homogr"), ("pose", "lund_door"))
     return (
-        method,
-        *(_auc_at_5(reports[name], part, method) for name, part in sets),
-        *(100 * of_methods[method]["AUC_5"] for of_methods in warps.values()),
+        method.name,
+        *(_auc_at_5(reports[name], part, method.name) for name, part in sets),
+        *(100 * of_methods[method.name]["AUC_5"] for of_methods in warps.values()),
         round(spent.milliseconds),
         round(spent.peak_mb),
     )
@@ -204,10 +205,12 @@ def _section(section: Section, report: Report, data: Path, out: Path) -> str:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(png, target)
         figures.append(f"![{section.title}: {name}](results/{target.name})")
-    names = [method.name for method in section.methods if isinstance(method, CatalogueMethod)]
-    methods = "".join(f" --method {name}" for name in names)
-    command = f"    tiepoint {section.command.format(data=path.as_posix())}{methods}"
-    return "\n\n".join([f"## {section.title}", section.text, command, str(report), *figures])
+    command = f"    tiepoint {section.command.format(data=path.as_posix())}"
+    named = [method for method in section.methods if isinstance(method, CatalogueMethod)]
+    commands = [command + "".join(f" --method {method.method}" for method in named if not method.options.four_way)]
+    if turning := [method for method in named if method.options.four_way]:
+        commands += [command + "".join(f" --method {method.method}" for method in turning) + " --four-way"]
+    return "\n\n".join([f"## {section.title}", section.text, "\n".join(commands), str(report), *figures])
 
 
 def _known_warps(photographs: Path, warps: Figures) -> str:

@@ -11,7 +11,8 @@ import pytest
 
 from tiepoint.geometry import Features, Matches
 from tiepoint.images import Image
-from tiepoint.matchers.base import Matcher, SparseMatcher
+from tiepoint.matchers.base import Matcher, MatcherOptions, SparseMatcher
+from tiepoint.matchers.catalogue import matcher
 from tiepoint.matchers.four_way import FourWay, turned_back
 from tiepoint.matchers.nearest import NearestNeighbours
 from tiepoint.matchers.sift import Sift
@@ -113,3 +114,11 @@ def test_without_a_clear_vote_all_turns_are_tried(image: Image) -> None:
     inner = ByPatch()
     FourWay(inner, SparseMatcher("sift", Sift(), NearestNeighbours()))(image, Image(np.zeros((9, 9), np.uint8)))
     assert len(inner.encoded) == 5
+
+
+def test_only_methods_that_do_not_turn_are_made_to() -> None:
+    asked, refused, silent = (MatcherOptions(four_way=choice) for choice in (True, False, None))
+    assert isinstance(matcher("superpoint", asked), FourWay)
+    for method, options in (("superpoint", silent), ("superpoint", refused.at_any_rotation()), ("sift", asked)):
+        assert isinstance(matcher(method, options), SparseMatcher)
+    assert silent.at_any_rotation() == asked

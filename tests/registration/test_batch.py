@@ -171,6 +171,15 @@ def test_the_key_of_a_run_knows_the_steps_of_auto_and_the_content_of_named_weigh
     assert len(digests) == 3
 
 
+@pytest.mark.parametrize(("four_way", "status"), [(None, "accepted"), (False, "rejected")])
+def test_a_method_that_does_not_turn_is_made_to_unless_told_otherwise(folder, four_way, status):
+    options = MatcherOptions(four_way=four_way)
+    config = BatchConfig(template=folder / "template.png", method="superpoint", options=options)
+    run_batch(config, find_sources([str(folder / "sources" / "b.jpg")]), folder / "out")  # turned by 171 degrees
+    (record,) = read_jsonl(folder / "out" / "registrations.jsonl")
+    assert record["status"] == status
+
+
 def test_only_a_runs_own_half_written_files_are_removed(folder):
     mine = [folder / ".abc.partial", folder / "aligned" / "x" / ".abc.partial"]
     for path in [*mine, folder / "others" / ".abc.partial"]:

@@ -168,6 +168,7 @@ def registration(data: Path, unrelated: int, subset: int | None, seed: int, **co
     if common["self_check"]:
         raise click.UsageError("--self-check: true correspondences cannot be registered; name a --method")
     common["methods"] = common["methods"] or ("sift",)
+    common["options"] = common["options"].at_any_rotation()
     with usage_errors():
         pairs = registration_pairs(data, unrelated=unrelated, subset=subset, seed=seed)
     protocol = RegistrationTrust(seed=seed)

@@ -44,9 +44,11 @@ def matcher_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Nearest neighbours of SIFT and ORB: exact, or approximate by FLANN (KD-trees, LSH).",
         ),
         click.option(
-            "--four-way",
-            is_flag=True,
-            help="Try image 1 turned by 0, 90, 180 and 270 degrees, for methods that do not turn.",
+            "--four-way/--upright",
+            default=None,
+            help="Any in-plane rotation, or up to 45 degrees, with methods that do not turn by themselves: image 1 is"
+            " turned as SIFT's orientations say, four ways where they do not agree.  [default: four-way where"
+            " photographs are registered, else upright]",
         ),
         click.option(
             "--look",
@@ -68,7 +70,7 @@ def matcher_options(command: Callable[..., None]) -> Callable[..., None]:
         precision: Precision,
         commercial_only: bool,
         search: Search,
-        four_way: bool,
+        four_way: bool | None,
         look: Look,
         **others: Any,
     ) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from tiepoint.evaluation.pairs import ImagePair
 from tiepoint.evaluation.sources import Frame
 from tiepoint.geometry import Matches
-from tiepoint.matchers import Matcher, MatcherOptions, matcher
+from tiepoint.matchers import METHODS, Matcher, MatcherOptions, matcher
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,16 +50,21 @@ class Encoder(ABC):
 
 @dataclass(frozen=True)
 class CatalogueMethod(Contestant):
-    """A method of the catalogue."""
+    """A method of the catalogue, called ", four-way" where that makes it turn."""
 
-    name: str
+    method: str
     options: MatcherOptions
 
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        made_to_turn = self.options.four_way and not METHODS[self.method].turns
+        return f"{self.method}, four-way" if made_to_turn else self.method
+
     def settings(self) -> dict[str, Any]:
-        return {"method": self.name, **asdict(self.options)}
+        return {"method": self.method, **asdict(self.options)}
 
     def prepare(self) -> Encoder:
-        return CatalogueEncoder(matcher(self.name, self.options))
+        return CatalogueEncoder(matcher(self.method, self.options))
 
 
 @dataclass(frozen=True)

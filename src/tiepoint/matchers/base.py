@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
@@ -116,7 +116,8 @@ class MatcherOptions:
     precision: number type of the networks (learned methods).
     search: of nearest neighbours of classical descriptors: exact, or approximate by FLANN.
     commercial_only: refuse weights, by name or published file name, whose licence forbids commercial use.
-    four_way: try image 1 turned by 0, 90, 180 and 270 degrees and keep the best, for methods that do not turn.
+    four_way: match at any in-plane rotation with methods that hold to 45 degrees (`four_way.FourWay`); None: where
+        photographs are registered, and not where they are matched.
     look: once; at several sizes and again at the region both images show; or tile by tile (`multiscale.looking`).
     Raises ValueError for counts below 1 and for words that are none of a setting's.
     """
@@ -127,7 +128,7 @@ class MatcherOptions:
     weights: str | None = None
     device: str = "cpu"
     precision: Precision = "fp32"
-    four_way: bool = False
+    four_way: bool | None = None
     look: Look = "once"
     commercial_only: bool = False
     search: Search = "exact"
@@ -137,6 +138,10 @@ class MatcherOptions:
         for name, words in (("precision", Precision), ("look", Look), ("search", Search)):
             if getattr(self, name) not in get_args(words):
                 raise ValueError(f"{name}: expected one of {', '.join(get_args(words))}, got {getattr(self, name)!r}")
+
+    def at_any_rotation(self) -> MatcherOptions:
+        """These, `four_way` unless that was refused."""
+        return replace(self, four_way=self.four_way is not False)
 
 
 def check_at_least_1(options: object, *names: str) -> None:

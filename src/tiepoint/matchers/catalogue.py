@@ -23,7 +23,8 @@ class Method:
 
     name: what a user asks for. summary: one line. kind: sparse, semi-dense or dense.
     licence: of the method's code here and of its default weights. needs_torch: whether the extra `learned` must
-    be installed. build: makes the matcher; imports what it needs only then.
+    be installed. turns: whether it matches at any in-plane rotation by itself; the others hold to 45 degrees.
+    build: makes the matcher; imports what it needs only then.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Method:
     kind: str
     licence: str
     needs_torch: bool
+    turns: bool
     build: Callable[[MatcherOptions], Matcher[Any]]
 
 
@@ -53,7 +55,9 @@ def matcher(name: str, options: MatcherOptions | None = None) -> Matcher[Any]:
     if options.weights is not None and method.needs_torch:  # the others have none: one option serves several methods
         _check_weights(name, options.weights, commercial_only=options.commercial_only)
     built = looking(method.build, options)
-    return FourWay(built) if options.four_way else built
+    if options.four_way and not method.turns:
+        return FourWay(built, voter=SparseMatcher("sift", Sift(), NearestNeighbours()))
+    return built
 
 
 def _check_weights(method: str, weights: str, *, commercial_only: bool) -> None:
@@ -72,7 +76,11 @@ def _check_weights(method: str, weights: str, *, commercial_only: bool) -> None:
 
 
 def _build_sift(options: MatcherOptions) -> Matcher[Any]:
-    return SparseMatcher("sift", sift_extractor(options), _search(options))
+    extractor = Sift(
+        max_num_keypoints=options.max_num_keypoints or Sift.max_num_keypoints,
+        max_size_px=options.max_size_px or Sift.max_size_px,
+    )
+    return SparseMatcher("sift", extractor, _search(options))
 
 
 def _build_orb(options: MatcherOptions) -> Matcher[Any]:
@@ -85,14 +93,6 @@ def _build_orb(options: MatcherOptions) -> Matcher[Any]:
 
 def _search(options: MatcherOptions) -> FeatureMatcher:
     return Flann() if options.search == "flann" else NearestNeighbours()
-
-
-def sift_extractor(options: MatcherOptions) -> Sift:
-    """SIFT as `options` ask for it."""
-    return Sift(
-        max_num_keypoints=options.max_num_keypoints or Sift.max_num_keypoints,
-        max_size_px=options.max_size_px or Sift.max_size_px,
-    )
 
 
 def _build_superpoint(options: MatcherOptions) -> Matcher[Any]:
@@ -150,6 +150,7 @@ _ALL = (
         kind="sparse",
         licence="Apache-2.0 (OpenCV)",
         needs_torch=False,
+        turns=True,
         build=_build_sift,
     ),
     Method(
@@ -158,6 +159,7 @@ _ALL = (
         kind="sparse",
         licence="Apache-2.0 (OpenCV)",
         needs_torch=False,
+        turns=True,
         build=_build_orb,
     ),
     Method(
@@ -166,6 +168,7 @@ _ALL = (
         kind="sparse",
         licence="Apache-2.0; weights as `tiepoint weights list` says",
         needs_torch=True,
+        turns=False,
         build=_build_superpoint,
     ),
     Method(
@@ -174,6 +177,7 @@ _ALL = (
         kind="sparse",
         licence="Apache-2.0; weights as `tiepoint weights list` says",
         needs_torch=True,
+        turns=False,
         build=_build_superpoint_superglue,
     ),
     Method(
@@ -182,6 +186,7 @@ _ALL = (
         kind="sparse",
         licence="Apache-2.0; weights as `tiepoint weights list` says",
         needs_torch=True,
+        turns=True,
         build=_build_sift_superglue,
     ),
     Method(
@@ -190,6 +195,7 @@ _ALL = (
         kind="sparse",
         licence="Apache-2.0; weights as `tiepoint weights list` says",
         needs_torch=True,
+        turns=True,
         build=_build_orb_superglue,
     ),
     Method(
@@ -198,6 +204,7 @@ _ALL = (
         kind="semi-dense",
         licence="Apache-2.0; weights as `tiepoint weights list` says",
         needs_torch=True,
+        turns=False,
         build=_build_loftr,
     ),
     Method(
@@ -206,6 +213,7 @@ _ALL = (
         kind="dense",
         licence="Apache-2.0; weights as `tiepoint weights list` says",
         needs_torch=True,
+        turns=False,
         build=_build_roma,
     ),
     Method(
@@ -214,6 +222,7 @@ _ALL = (
         kind="dense",
         licence="Apache-2.0; weights as `tiepoint weights list` says",
         needs_torch=True,
+        turns=False,
         build=_build_roma_small,
     ),
     Method(
@@ -222,6 +231,7 @@ _ALL = (
         kind="sparse",
         licence="Apache-2.0; weights as `tiepoint weights list` says",
         needs_torch=True,
+        turns=True,
         build=_build_relf,
     ),
 )

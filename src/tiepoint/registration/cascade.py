@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from tiepoint.images import Image
 from tiepoint.matchers import Matcher, MatcherOptions, NearestNeighbours, Sift, SparseMatcher, matcher
-from tiepoint.matchers.catalogue import sift_extractor
-from tiepoint.matchers.four_way import FourWay
 from tiepoint.registration.register import Registrar, Registration, RegistrationConfig
 from tiepoint.weights import WeightsError, default_weights
 
@@ -29,23 +27,18 @@ class Step:
 def auto_steps(options: MatcherOptions) -> list[Step]:
     """SIFT; SIFT with weak keypoints too; then the learned methods that find most of what SIFT does not.
 
-    By docs/results.md those are RELF, where light and rotation change, and LoFTR, where light does; LoFTR, which holds
-    to 45 degrees, is made to turn. Methods whose weights are not on this machine are left out.
+    By docs/results.md those are RELF, where light and rotation change, and LoFTR, where light does. Methods whose
+    weights are not on this machine are left out.
     """
     steps = [
         Step("sift", lambda: matcher("sift", options)),
         Step("sift, more keypoints", lambda: _searching_sift(options)),
     ]
     if find_spec("torch") is not None:
-        upright = replace(options, four_way=False, look="once", weights=None, max_num_keypoints=None)
-        learned = [Step("relf", lambda: matcher("relf", upright)), Step("loftr", lambda: _turning("loftr", upright))]
+        own = replace(options.at_any_rotation(), look="once", weights=None, max_num_keypoints=None)
+        learned = [Step("relf", lambda: matcher("relf", own)), Step("loftr", lambda: matcher("loftr", own))]
         steps += [step for step in learned if _has_weights(step.name)]
     return steps
-
-
-def _turning(method: str, options: MatcherOptions) -> Matcher[Any]:
-    """A learned method on image 1 turned as SIFT's orientations say, or four ways where they do not agree."""
-    return FourWay(matcher(method, options), SparseMatcher("sift", sift_extractor(options), NearestNeighbours()))
 
 
 def _searching_sift(options: MatcherOptions) -> Matcher[Any]:
