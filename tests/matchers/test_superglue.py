@@ -23,7 +23,6 @@ from tiepoint.matchers.superglue import (  # noqa: E402
     SuperGlue,
     SuperGlueConfig,
     load_superglue,
-    log_assignment,
     mutual_matches,
 )
 from tiepoint.matchers.superglue_inference import PreparedSuperGlue, fast_log_assignment  # noqa: E402
@@ -36,6 +35,7 @@ from tiepoint.matchers.superglue_matcher import (  # noqa: E402
     unit_descriptors,
 )
 from tiepoint.matchers.superpoint import SuperPoint, SuperPointConfig  # noqa: E402
+from tiepoint.networks.optimal_transport import log_optimal_transport  # noqa: E402
 from tiepoint.weights import WeightsError  # noqa: E402
 
 PARITY = Path(__file__).parents[1] / "parity"
@@ -165,7 +165,7 @@ def test_loading_names_what_does_not_fit(parity: dict[str, Any]) -> None:
 
 def test_assignment_sums_to_its_marginals() -> None:
     similarity = 3 * torch.randn(1, 50, 70, generator=torch.Generator().manual_seed(0))
-    assigned = log_assignment(similarity, torch.tensor(1.0), 100)[0].exp()
+    assigned = log_optimal_transport(similarity, torch.tensor(1.0), 100)[0].exp()
     assert torch.allclose(assigned.sum(0)[:-1], torch.ones(70), atol=1e-4)
     assert torch.allclose(assigned.sum(1)[:-1], torch.ones(50), atol=1e-4)
     assert float(assigned.sum(0)[-1]) == pytest.approx(50, rel=1e-3)
@@ -174,7 +174,7 @@ def test_assignment_sums_to_its_marginals() -> None:
 
 def test_assignment_worked_by_hand() -> None:
     # One keypoint each and a dustbin score equal to theirs: by symmetry each entry is 1/2.
-    assigned = log_assignment(torch.full((1, 1, 1), 2.0), torch.tensor(2.0), 5)[0].exp()
+    assigned = log_optimal_transport(torch.full((1, 1, 1), 2.0), torch.tensor(2.0), 5)[0].exp()
     assert torch.allclose(assigned, torch.full((2, 2), 0.5))
 
 
@@ -185,7 +185,9 @@ def test_fast_assignment_is_equal(shape: tuple[int, int], spread: float, iterati
     """Spread 500 leaves float32's exponents behind: the fall-back to the log domain is taken."""
     similarity = spread * torch.randn(shape, generator=torch.Generator().manual_seed(shape[0]))
     for bin_score in (1.0, -3 * spread, 3 * spread):
-        plain = log_assignment(similarity[None].double(), torch.tensor(bin_score, dtype=torch.float64), iterations)
+        plain = log_optimal_transport(
+            similarity[None].double(), torch.tensor(bin_score, dtype=torch.float64), iterations
+        )
         fast = fast_log_assignment(similarity.clone(), torch.tensor(bin_score), iterations)
         assert float((fast - plain[0]).abs().max()) < 2e-5 * max(10.0, spread)
 

@@ -10,8 +10,8 @@ from tiepoint.networks.mutual_matching import (  # noqa: E402
     dual_softmax,
     match_by_dual_softmax,
     match_by_optimal_transport,
-    optimal_transport,
 )
+from tiepoint.networks.optimal_transport import optimal_transport  # noqa: E402
 
 
 def features(rows, columns, strength, seed=0):

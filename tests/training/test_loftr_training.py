@@ -15,12 +15,8 @@ from tiepoint.images import Image, write_image
 from tiepoint.matchers.base import MatcherOptions
 from tiepoint.matchers.loftr import build_loftr, load_loftr
 from tiepoint.networks.loftr import FineMatches, LoftrConfig, LoftrNetwork
-from tiepoint.networks.mutual_matching import (
-    dual_softmax,
-    log_dual_softmax,
-    log_optimal_transport,
-    optimal_transport,
-)
+from tiepoint.networks.mutual_matching import dual_softmax, log_dual_softmax
+from tiepoint.networks.optimal_transport import log_optimal_transport, optimal_transport
 from tiepoint.training import loftr_data
 from tiepoint.training.engine import Compute, Interrupted, LoopConfig, generator_of, train
 from tiepoint.training.export import export_weights

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -19,23 +19,21 @@ _FEWEST_VOTES = 10
 _LEAST_SUPPORT = 0.6
 
 
+@dataclass(frozen=True, eq=False)
 class Turns(Generic[Encoding]):
-    """An image, its encodings when turned, each made when it is first asked for, and the voter's features of it.
+    """An image, its encodings when turned, each made when it is first asked for, and the voter's features of it."""
 
-    size: (width, height) of the upright image.
-    """
-
-    def __init__(self, image: Image, matcher: Matcher[Encoding], oriented: Features | None) -> None:
-        self.size, self.oriented = image.size, oriented
-        self._image, self._matcher = image, matcher
-        self._encodings: dict[int, Encoding] = {}
+    image: Image
+    matcher: Matcher[Encoding]
+    oriented: Features | None
+    encodings: dict[int, Encoding] = field(default_factory=dict)
 
     def turned(self, num_turns: int) -> Encoding:
         """The encoding of the image turned by `num_turns` times 90 degrees counter-clockwise."""
-        if num_turns not in self._encodings:
-            pixels = np.ascontiguousarray(np.rot90(self._image.pixels, num_turns))
-            self._encodings[num_turns] = self._matcher.encode(replace(self._image, pixels=pixels))
-        return self._encodings[num_turns]
+        if num_turns not in self.encodings:
+            pixels = np.ascontiguousarray(np.rot90(self.image.pixels, num_turns))
+            self.encodings[num_turns] = self.matcher.encode(replace(self.image, pixels=pixels))
+        return self.encodings[num_turns]
 
 
 class FourWay(Matcher[Turns[Encoding]]):
@@ -63,8 +61,8 @@ class FourWay(Matcher[Turns[Encoding]]):
         turns = self._turns_to_try(encoding0, encoding1)
         found = [self.matcher.match(encoding0.turned(0), encoding1.turned(turn)) for turn in turns]
         best = int(np.argmax([matches.scores.sum() for matches in found]))
-        points1 = turned_back(found[best].points1, turns[best], encoding1.size)
-        return replace(found[best], points1=points1, size1=encoding1.size)
+        points1 = turned_back(found[best].points1, turns[best], encoding1.image.size)
+        return replace(found[best], points1=points1, size1=encoding1.image.size)
 
     def _turns_to_try(self, encoding0: Turns[Encoding], encoding1: Turns[Encoding]) -> tuple[int, ...]:
         oriented0, oriented1 = encoding0.oriented, encoding1.oriented

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tiepoint.networks.optimal_transport import log_optimal_transport
 from tiepoint.weights import WeightsError, load_strictly
 
 NUM_HEADS = 4
@@ -127,7 +128,7 @@ class SuperGlue(nn.Module):
         exp of row i sums to 1 over all columns, of column j over all rows, once the iterations have converged.
         """
         *_, (x0, x1) = self.layer_outputs(features0, features1)
-        return log_assignment(self.similarity(x0, x1), self.bin_score, num_iterations)
+        return log_optimal_transport(self.similarity(x0, x1), self.bin_score, num_iterations)
 
     def layer_outputs(self, features0: FeatureBatch, features1: FeatureBatch) -> Iterator[tuple[Tensor, Tensor]]:
         """(B, D, M) and (B, D, N): first the encoded features of both images, then after each layer."""
@@ -174,40 +175,6 @@ def normalised_keypoints(keypoints: Tensor, image_size: Tensor) -> Tensor:
     """Keypoints (B, N, 2) from the centre of their image (B, 2), in units of 0.7 times its longer side."""
     size = image_size[:, None].to(keypoints.dtype)
     return (keypoints - size / 2) / (0.7 * size.amax(-1, keepdim=True))
-
-
-def with_dustbins(similarity: Tensor, bin_score: Tensor) -> Tensor:
-    """(B, M + 1, N + 1) from (B, M, N): a row and a column for keypoints without a match (equation 8)."""
-    batch, count0, count1 = similarity.shape
-    right = bin_score.expand(batch, count0, 1)
-    below = bin_score.expand(batch, 1, count1 + 1)
-    return torch.cat([torch.cat([similarity, right], 2), below], 1)
-
-
-def log_marginals(count0: int, count1: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """(M + 1,) and (N + 1,): log of what rows and columns sum to, with the dustbins taking all keypoints of the
-    other image if need be (equation 9), the whole summing to one."""
-    log_mu = torch.zeros(count0 + 1, dtype=like.dtype, device=like.device)
-    log_nu = torch.zeros(count1 + 1, dtype=like.dtype, device=like.device)
-    log_mu[-1], log_nu[-1] = torch.log(log_mu.new_tensor([count1, count0]))
-    norm = torch.log(log_mu.new_tensor(count0 + count1))
-    return log_mu - norm, log_nu - norm
-
-
-def log_assignment(similarity: Tensor, bin_score: Tensor, num_iterations: int) -> Tensor:
-    """(B, M + 1, N + 1) log assignment by Sinkhorn's iterations in the log domain (section 3.2).
-
-    similarity: (B, M, N), M and N at least 1. Differentiable.
-    """
-    couplings = with_dustbins(similarity, bin_score)
-    count0, count1 = similarity.shape[1:]
-    log_mu, log_nu = log_marginals(count0, count1, similarity)
-    u, v = couplings.new_zeros(couplings.shape[:2]), couplings.new_zeros(couplings.shape[0], count1 + 1)
-    for _ in range(num_iterations):
-        u = log_mu - torch.logsumexp(couplings + v[:, None, :], dim=2)
-        v = log_nu - torch.logsumexp(couplings + u[:, :, None], dim=1)
-    norm = torch.log(couplings.new_tensor(count0 + count1))
-    return couplings + u[:, :, None] + v[:, None, :] + norm
 
 
 def mutual_matches(log_assigned: Tensor, threshold: float) -> tuple[Tensor, Tensor]:

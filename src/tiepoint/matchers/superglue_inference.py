@@ -18,10 +18,9 @@ from tiepoint.matchers.superglue import (
     AttentionalLayer,
     FeatureBatch,
     SuperGlue,
-    log_marginals,
     normalised_keypoints,
-    with_dustbins,
 )
+from tiepoint.networks.optimal_transport import log_masses, with_dustbins
 
 _ITERATIONS_BETWEEN_CHECKS = 10
 _LARGEST_LOG_SCALING = 30.0  # of Sinkhorn's scalings, whose products with the kernel must stay within float32
@@ -128,7 +127,7 @@ def _attention(projected: Tensor, count0: int, crosses: bool) -> Tensor:
 
 
 def fast_log_assignment(similarity: Tensor, bin_score: Tensor, num_iterations: int) -> Tensor:
-    """`superglue.log_assignment` of one pair: (M + 1, N + 1) from (M, N).
+    """`optimal_transport.log_optimal_transport` of one pair: (M + 1, N + 1) from (M, N).
 
     With potentials u, v found so far, the kernel exp(Z + u + v) has rows and columns that nearly sum as they
     should, and iterations only rescale it, by products with vectors. The first iteration, in the log domain,
@@ -136,8 +135,7 @@ def fast_log_assignment(similarity: Tensor, bin_score: Tensor, num_iterations: i
     done again in the log domain.
     """
     couplings = with_dustbins(similarity[None], bin_score)[0]
-    count0, count1 = similarity.shape
-    log_mu, log_nu = log_marginals(count0, count1, similarity)
+    log_mu, log_nu = log_masses(couplings)
     u, v = torch.zeros_like(log_mu), torch.zeros_like(log_nu)
     if num_iterations > 0:
         u, v = _iterate_in_log_domain(couplings, log_mu, log_nu, v, 1)
@@ -152,8 +150,7 @@ def fast_log_assignment(similarity: Tensor, bin_score: Tensor, num_iterations: i
         if not _is_safe(scale0, scale1):
             u, v = _iterate_in_log_domain(couplings, log_mu, log_nu, v + before.log(), todo)
             kernel, scale0, scale1 = _kernel(couplings, u, v), torch.ones_like(u), torch.ones_like(v)
-    norm = torch.log(similarity.new_tensor(count0 + count1))
-    u, v = u + scale0.log() + norm, v + scale1.log()
+    u, v = u + scale0.log(), v + scale1.log()
     return couplings.add_(u[:, None]).add_(v)
 
 

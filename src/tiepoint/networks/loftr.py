@@ -18,12 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tiepoint.networks.linear_transformer import LinearTransformer
-from tiepoint.networks.mutual_matching import (
-    dual_softmax,
-    log_dual_softmax,
-    log_optimal_transport,
-    optimal_transport,
-)
+from tiepoint.networks.mutual_matching import dual_softmax, log_dual_softmax
+from tiepoint.networks.optimal_transport import log_optimal_transport, optimal_transport
 from tiepoint.networks.resnet_fpn import FeatureMaps, ResNetFPN
 
 CELL = 8  # pixels to a side of a coarse cell

@@ -1,8 +1,7 @@
 """Matching two sets of features by a confidence matrix P (N, M): dual softmax and optimal transport.
 
-LoFTR, section 3.3, and SuperGlue (Sarlin et al., CVPR 2020), section 3.2. `dual_softmax` and `optimal_transport`
-write P down, for training. `match_by_dual_softmax` and `match_by_optimal_transport` find the same matches without
-ever holding it: both confidences have the form
+LoFTR, section 3.3. `dual_softmax` and `optimal_transport.py` write P down, for training. `match_by_dual_softmax`
+and `match_by_optimal_transport` find the same matches without ever holding it: both confidences have the form
 
     log P_ij = a S_ij + r_i + c_j,    S the scores, r and c one number for each row and column,
 
@@ -43,31 +42,6 @@ def dual_softmax(scores: Tensor) -> Tensor:
 def log_dual_softmax(scores: Tensor) -> Tensor:
     """log of `dual_softmax`, which keeps a gradient where that is too small to be told from 0."""
     return scores.log_softmax(dim=2) + scores.log_softmax(dim=1)
-
-
-def optimal_transport(scores: Tensor, bin_score: Tensor, num_iterations: int) -> Tensor:
-    """exp of `log_optimal_transport`."""
-    return log_optimal_transport(scores, bin_score, num_iterations).exp()
-
-
-def log_optimal_transport(scores: Tensor, bin_score: Tensor, num_iterations: int) -> Tensor:
-    """(B, N + 1, M + 1): log of how much of each row goes to each column; the last of both is the dustbin.
-
-    Real rows and columns hold a mass of 1, the dustbin of the rows M and that of the columns N. The entropic
-    problem is solved by `num_iterations` of Sinkhorn's scaling in the log domain: the potentials u, v are set in
-    turn so that the rows, then the columns, of exp(S + u + v) have their masses.
-    """
-    batch, rows, columns = scores.shape
-    scores = torch.cat([scores, bin_score.expand(batch, rows, 1)], dim=2)
-    scores = torch.cat([scores, bin_score.expand(batch, 1, columns + 1)], dim=1)
-    log_mass0, log_mass1 = scores.new_zeros(rows + 1), scores.new_zeros(columns + 1)
-    log_mass0[-1], log_mass1[-1] = math.log(columns), math.log(rows)
-    v = scores.new_zeros(batch, 1, columns + 1)
-    u = scores.new_zeros(batch, rows + 1, 1)
-    for _ in range(num_iterations):
-        u = log_mass0[:, None] - (scores + v).logsumexp(dim=2, keepdim=True)
-        v = log_mass1 - (scores + u).logsumexp(dim=1, keepdim=True)
-    return scores + u + v
 
 
 # -------------------------------------------------------------------------------------------------- streamed

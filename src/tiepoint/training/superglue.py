@@ -14,8 +14,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from tiepoint.matchers.base import Extractor, SparseMatcher
-from tiepoint.matchers.superglue import SuperGlue, SuperGlueConfig, log_assignment
+from tiepoint.matchers.superglue import SuperGlue, SuperGlueConfig
 from tiepoint.matchers.superglue_matcher import SuperGlueMatcher, SuperGlueOptions
+from tiepoint.networks.optimal_transport import log_optimal_transport
 from tiepoint.training.engine import Compute, LoopConfig, Loss, Task, generator_of
 from tiepoint.training.feature_pool import FeaturePool, PairOfFeatures, PoolConfig
 from tiepoint.training.pairs import PairConfig
@@ -91,7 +92,9 @@ class SuperGlueTraining(Task):
 
     def _loss_of(self, x0: Tensor, x1: Tensor, truth: TrueMatches) -> tuple[Tensor, Tensor]:
         similarity = self.network.similarity(x0, x1)
-        return balanced_loss(log_assignment(similarity, self.network.bin_score, self.config.num_iterations), truth)
+        return balanced_loss(
+            log_optimal_transport(similarity, self.network.bin_score, self.config.num_iterations), truth
+        )
 
     def _drawn(self, batch_size: int, generator: Generator, device: torch.device) -> PairOfFeatures:
         """A batch: of twice as many random pairs those with the most keypoints, all cut to one count.
@@ -195,7 +198,7 @@ def start_as_nearest_neighbours(network: SuperGlue, pairs: PairOfFeatures, truth
 
     def loss(setting: tuple[float, float]) -> float:
         temperature, cosine = setting
-        assigned = log_assignment(cosines / temperature, torch.tensor(cosine / temperature), 20)
+        assigned = log_optimal_transport(cosines / temperature, torch.tensor(cosine / temperature), 20)
         return float(sum(balanced_loss(assigned, truth)))
 
     temperature, cosine = min(((t, c) for t in _TEMPERATURES for c in _DUSTBIN_COSINES), key=loss)
