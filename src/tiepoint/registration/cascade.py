@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -25,10 +26,10 @@ class Step:
 
 
 def auto_steps(options: MatcherOptions) -> list[Step]:
-    """SIFT; SIFT with weak keypoints too; then the learned methods that find most of what SIFT does not.
+    """SIFT; SIFT with weak keypoints too; then the learned methods that register most of what SIFT does not.
 
-    By docs/results.md those are RELF, where light and rotation change, and LoFTR, where light does. Methods whose
-    weights are not on this machine are left out.
+    By `benchmarks/auto_rescues.py` those are SuperPoint with SuperGlue, and LoFTR. Methods whose weights are not on
+    this machine are left out.
     """
     steps = [
         Step("sift", lambda: matcher("sift", options)),
@@ -36,8 +37,8 @@ def auto_steps(options: MatcherOptions) -> list[Step]:
     ]
     if find_spec("torch") is not None:
         own = replace(options.at_any_rotation(), look="once", weights=None, max_num_keypoints=None)
-        learned = [Step("relf", lambda: matcher("relf", own)), Step("loftr", lambda: matcher("loftr", own))]
-        steps += [step for step in learned if _has_weights(step.name)]
+        learned = ("superpoint+superglue", "loftr")
+        steps += [Step(name, partial(matcher, name, own)) for name in learned if _has_weights(name)]
     return steps
 
 

@@ -330,9 +330,9 @@ _RELF = (
         "tiepoint-relf",
         "relf",
         2_501_280,
-        "73d20ddf50206cf8874bc08e097d75ab924225d5a39c685e7b991a0c943f5470",
-        "re_resnet over C16, 350 steps of 4 pairs of 128 x 160 from 671 photographs, views turned by any angle. The "
-        "corrected preprocessing; one level of at most 1024 px, sides of 16 k + 1, candidates of 0.6.",
+        "4fceada2e301af25ea9fffcedd1ad08a70044df80bdfc79c0768e201fff29621",
+        "re_resnet over C16, 350 and 3,000 steps of 4 pairs of 128 x 160 from 671 photographs, views turned by any "
+        "angle. The corrected preprocessing; one level of at most 1024 px, sides of 16 k + 1, candidates of 0.6.",
     ),
     WeightsEntry(
         name="official-relf",
