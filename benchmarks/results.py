@@ -115,10 +115,10 @@ SECTIONS = (
 
 
 WHEN = (
-    "What to use: `sift` first, `sift+superglue` for a little more of the same; `relf` where light changes and "
-    "pictures turn; `superpoint`, with SuperGlue or without, or `loftr` where light changes and pictures stand "
-    "upright; `roma-small` where every pixel's place is wanted. `register` asks SIFT, and RELF and LoFTR for what "
-    "SIFT refuses."
+    "What to use: `sift` first; `superpoint+superglue --four-way` for what it does not find; `superpoint`, with "
+    "SuperGlue or without, or `loftr` where light changes and pictures stand upright; `relf` or four-way where light "
+    "changes and pictures turn; `sift+superglue` for a little more of SIFT; `roma-small` where every pixel's place is"
+    " wanted. `register` asks SIFT, and SuperPoint with SuperGlue, and LoFTR, four-way, for what SIFT refuses."
 )
 
 

@@ -78,6 +78,10 @@ def test_no_model_is_exit_code_2(folder):
     done = tiepoint("match", "template.png", "blank.png", cwd=folder)
     assert done.returncode == 2
     assert "too few matches" in done.stdout
+    assert "--four-way" not in done.stderr
+    upright = tiepoint("match", "template.png", "blank.png", "--method", "superpoint", cwd=folder)
+    assert upright.returncode == 2
+    assert "--four-way" in upright.stderr
 
 
 def test_register_then_apply_to_another_channel(folder):

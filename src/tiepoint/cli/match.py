@@ -13,7 +13,7 @@ from tiepoint.cli.options import method_options
 from tiepoint.estimation import Estimate, fit
 from tiepoint.geometry import KINDS, Features, Matches, Transform, save_matches
 from tiepoint.images import DEFAULT_MAX_PIXELS, Image, ImageError, read_image, write_image
-from tiepoint.matchers import MatcherOptions, MethodUnavailable, matcher
+from tiepoint.matchers import METHODS, MatcherOptions, MethodUnavailable, matcher
 
 _MODELS = ("auto", "transform", *KINDS, "fundamental")
 
@@ -69,6 +69,8 @@ def match(
     summary = _summary(matches, estimate, [encoding0, encoding1])
     click.echo(json.dumps(summary) if as_json else _in_words(summary))
     if not estimate:
+        if not METHODS[method].turns and not options.four_way:
+            click.echo(f"{method} holds to 45 degrees of rotation; --four-way matches at any", err=True)
         click.get_current_context().exit(2)
 
 
