@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from held_out_warps import CONDITIONS, stored
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 from tiepoint.evaluation.layouts import homography_pairs
 from tiepoint.geometry import Transform, frame_corners
 from tiepoint.images import Image
-from tiepoint.matchers import MatcherOptions, matcher
+from tiepoint.matchers import Matcher, MatcherOptions, matcher
 from tiepoint.registration.cascade import Cascade, auto_steps
 from tiepoint.registration.register import Registrar, Registration
 from tiepoint.training.validation import held_out_pairs
@@ -68,6 +70,47 @@ def error_px(case: Case, result: Registration) -> float:
     return float(result.transform.residuals(*case.points).mean())
 
 
+@dataclass
+class Tally:
+    """pairs, refused: of each set, by SIFT. right: numbers of pairs, by method and set. wrong, seconds: by method."""
+
+    pairs: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    right: defaultdict[tuple[str, str], set[int]] = field(default_factory=lambda: defaultdict(set))
+    wrong: Counter[str] = field(default_factory=Counter)
+    seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+
+def try_all(tally: Tally, methods: dict[str, Matcher[Any]], title: str, case: Case) -> None:
+    """What each method makes of a case that SIFT refused."""
+    for name, method in methods.items():
+        start = time.perf_counter()
+        result = Registrar(case.template, method).register(case.source)
+        tally.seconds[name].append(time.perf_counter() - start)
+        if not result.accepted:
+            continue
+        error = error_px(case, result)
+        if error < RIGHT_PX:
+            tally.right[name, title].add(tally.pairs.total())
+        else:
+            tally.wrong[name] += 1
+            print(f"{title}, pair {tally.pairs[title]}: {name} is accepted and off by {error:.1f} px", flush=True)
+
+
+def table(tally: Tally, methods: Iterable[str]) -> str:
+    """Markdown, and below it what each method adds to each other one."""
+    sets = " | ".join(f"{title}: {tally.refused[title]} refused of {count}" for title, count in tally.pairs.items())
+    lines = [f"| method | {sets} | wrong | s |", "|---|" + "---:|" * (len(tally.pairs) + 2)]
+    for name in methods:
+        right = " | ".join(str(len(tally.right[name, title])) for title in tally.pairs)
+        lines.append(f"| {name} | {right} | {tally.wrong[name]} | {statistics.median(tally.seconds[name]):.1f} |")
+    of = {name: set().union(*(tally.right[name, title] for title in tally.pairs)) for name in methods}
+    for first in of:
+        others = ", ".join(f"{second} {len(of[second] - of[first])}" for second in of if second != first)
+        lines.append(f"- right where {first} is not: {others}")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -76,40 +119,14 @@ def main() -> None:
     arguments = parser.parse_args()
     options = MatcherOptions().at_any_rotation()
     methods = {name: matcher(name, options) for name in arguments.method or METHODS}
-    total: dict[str, int] = {}
-    refused: dict[str, int] = {}
-    right: dict[tuple[str, str], list[int]] = {}
-    wrong: dict[str, int] = dict.fromkeys(methods, 0)
-    seconds: dict[str, list[float]] = {name: [] for name in methods}
-    for number, (title, case) in enumerate(cases(arguments.data, arguments.pairs)):
-        total[title] = total.get(title, 0) + 1
-        if Cascade(case.template, auto_steps(options)[:NUM_SIFT_STEPS]).register(case.source).accepted:
-            continue
-        refused[title] = refused.get(title, 0) + 1
-        for name, method in methods.items():
-            start = time.perf_counter()
-            result = Registrar(case.template, method).register(case.source)
-            seconds[name].append(time.perf_counter() - start)
-            if result.accepted and (error := error_px(case, result)) < RIGHT_PX:
-                right.setdefault((name, title), []).append(number)
-            elif result.accepted:
-                wrong[name] += 1
-                print(f"{title}, pair {total[title]}: {name} is accepted and off by {error:.1f} px", flush=True)
-        print(f"{title}: {total[title]} pairs, {refused[title]} refused by SIFT", flush=True)
-    print(
-        f"\n| method | {' | '.join(f'{t}: {refused.get(t, 0)} refused of {n}' for t, n in total.items())} | wrong | s |"
-    )
-    print("|---|" + "---:|" * (len(total) + 2))
-    for name in methods:
-        found = " | ".join(str(len(right.get((name, title), []))) for title in total)
-        print(f"| {name} | {found} | {wrong[name]} | {statistics.median(seconds[name]):.1f} |")
-    for first in methods:
-        others = (
-            f"{second} {sum(len(set(right.get((second, t), [])) - set(right.get((first, t), []))) for t in total)}"
-            for second in methods
-            if second != first
-        )
-        print(f"- right where {first} is not: {', '.join(others)}")
+    tally = Tally()
+    for title, case in cases(arguments.data, arguments.pairs):
+        tally.pairs[title] += 1
+        if not Cascade(case.template, auto_steps(options)[:NUM_SIFT_STEPS]).register(case.source).accepted:
+            tally.refused[title] += 1
+            try_all(tally, methods, title, case)
+            print(f"{title}: {tally.pairs[title]} pairs, {tally.refused[title]} refused by SIFT", flush=True)
+    print("\n" + table(tally, methods))
 
 
 if __name__ == "__main__":

@@ -245,8 +245,8 @@ def _head(workers: int) -> str:
         "Written by `make results` (`benchmarks/results.py`); what the figures mean: "
         "[evaluation](evaluation.md).\n\n"
         f"{date.today().isoformat()}; {platform.machine()}, {os.cpu_count()} cores, {workers} process(es); "
-        f"{used}. Every method with its default settings. Milliseconds in the tables of protocols are from "
-        "processes that shared those cores; in the table side by side, of one process alone."
+        f"{used}. Every method with its default settings but for four-way. Milliseconds in the tables of protocols are "
+        "from processes that shared those cores; in the table side by side, of one process alone."
     )
 
 
