@@ -6,7 +6,7 @@ import pytest
 from tiepoint.estimation import fit
 from tiepoint.geometry import Transform, frame_corners
 from tiepoint.images import Image, gray_view
-from tiepoint.matchers import matcher
+from tiepoint.matchers import MatcherOptions, matcher
 from tiepoint.registration import Limits, Registrar, RegistrationConfig, valid_mask, warp_image
 from tiepoint.registration.agreement import Likeness
 from tiepoint.registration.prediction import common_corners
@@ -14,6 +14,8 @@ from tiepoint.registration.refinement import prepare_template, refine_by_intensi
 from tiepoint.registration.support import chance_of_inlier, log10_false_alarms
 
 from drawings import SIZE, TRUTHS, drawn, seen
+
+OPTIONS = MatcherOptions().for_registration()
 
 
 def errors(transform, truth):
@@ -23,7 +25,7 @@ def errors(transform, truth):
 
 @pytest.fixture(scope="module")
 def registrar(template_pixels):
-    return Registrar(Image(template_pixels), matcher("sift"))
+    return Registrar(Image(template_pixels), matcher("sift", OPTIONS))
 
 
 @pytest.mark.parametrize("number", range(len(TRUTHS)))
@@ -60,7 +62,7 @@ def test_the_mirror_image_of_a_symmetric_object_is_refused():
     pixels = np.ascontiguousarray(np.hstack([half, half[:, ::-1]]))
     other = drawn(seed=4)
     pixels[150:300] = other[150:300]
-    registrar = Registrar(Image(pixels), matcher("sift"))
+    registrar = Registrar(Image(pixels), matcher("sift", OPTIONS))
     result = registrar.register(Image(np.ascontiguousarray(pixels[:, ::-1])))
     assert [check.name for check in result.verdict.checks if not check.passed] == ["handedness"]
     assert "mirrored" in result.verdict.reasons[0]
@@ -69,7 +71,7 @@ def test_the_mirror_image_of_a_symmetric_object_is_refused():
 
 def test_bounds_refuse_what_fixture_and_camera_cannot_do(template_pixels):
     upright = RegistrationConfig(limits=Limits(max_rotation_deg=20, scale_range=(0.9, 1.1)))
-    registrar = Registrar(Image(template_pixels), matcher("sift"), upright)
+    registrar = Registrar(Image(template_pixels), matcher("sift", OPTIONS), upright)
     turned = registrar.register(Image(seen(template_pixels, TRUTHS[1])))
     assert any("turned by 171.0 degrees (limit 20)" in reason for reason in turned.verdict.reasons)
     scaled = registrar.register(Image(seen(template_pixels, TRUTHS[3])))
@@ -82,18 +84,18 @@ def test_a_mask_leaves_the_rest_of_the_template_out(template_pixels):
     pixels = seen(template_pixels, TRUTHS[0])
     mask = np.zeros((480, 640), bool)
     mask[:, :400] = True
-    registrar = Registrar(Image(template_pixels), matcher("sift"), mask=mask)
+    registrar = Registrar(Image(template_pixels), matcher("sift", OPTIONS), mask=mask)
     result = registrar.register(Image(pixels))
     assert result.accepted
     assert mask[tuple(np.rint(result.matches.points1[:, ::-1]).astype(int).T)].all()
     with pytest.raises(ValueError, match="mask: expected shape"):
-        Registrar(Image(template_pixels), matcher("sift"), mask=mask[:100])
+        Registrar(Image(template_pixels), matcher("sift", OPTIONS), mask=mask[:100])
 
 
 def test_a_mask_over_one_quarter_is_judged_by_that_quarter(template_pixels):
     mask = np.zeros((480, 640), bool)
     mask[240:, :320] = True
-    registrar = Registrar(Image(template_pixels), matcher("sift"), mask=mask)
+    registrar = Registrar(Image(template_pixels), matcher("sift", OPTIONS), mask=mask)
     result = registrar.register(Image(seen(template_pixels, TRUTHS[0])))
     assert result.accepted, result.verdict.reasons
     corners = np.array([[0, 240], [319, 240], [319, 479], [0, 479]])
@@ -104,7 +106,7 @@ def test_a_mask_over_one_quarter_is_judged_by_that_quarter(template_pixels):
 def test_the_common_area_of_a_mask_is_worked_by_hand():
     mask = np.zeros((480, 640), bool)
     mask[100, 30] = mask[200, 80] = True
-    registrar = Registrar(Image(drawn()), matcher("sift"), mask=mask)
+    registrar = Registrar(Image(drawn()), matcher("sift", OPTIONS), mask=mask)
     rectangle = [[30, 100], [80, 100], [80, 200], [30, 200]]
     np.testing.assert_array_equal(registrar._counted, rectangle)
     shift = Transform.from_parameters(shift_px=(50, 0))  # of the rectangle, x = 50 ... 80 is covered
@@ -121,7 +123,7 @@ def test_refinement_at_least_halves_the_error(template_pixels):
             rotation_deg=rng.uniform(-30, 30), scale=rng.uniform(0.8, 1.2), centre=(320, 240)
         )
         source = Image(seen(template_pixels, truth, seed=seed, noise=5, blur=1.0))
-        start = fit(matcher("sift")(source, Image(template_pixels)), "homography").model
+        start = fit(matcher("sift", OPTIONS)(source, Image(template_pixels)), "homography").model
         found = refine_by_intensity(tiles, gray_view(source), start, max_motion_px=5)
         before.append(errors(start, truth).mean())
         after.append(errors(found.transform, truth).mean())

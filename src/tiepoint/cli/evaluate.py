@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tiepoint.cli.options import matcher_options
+from tiepoint.cli.options import matcher_options, refine_option
 
 if TYPE_CHECKING:
     from tiepoint.evaluation.pairs import ImagePair
@@ -27,6 +27,11 @@ def evaluate() -> None:
     Each prints tables and writes result.json, CSV files and curves (PNG, SVG) into --out. A run started again
     with the same --out goes on where it stopped.
     """
+
+
+def matching_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What every protocol takes that uses matches as they are."""
+    return common_options(refine_option(command))
 
 
 def common_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -52,7 +57,7 @@ def common_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--short-side", type=click.IntRange(1), help="Resize to this short side, px (published: 480).")
 @click.option("--threshold-px", type=click.FloatRange(0, min_open=True), default=3.0, show_default=True,
               help="Of the robust estimators.")  # fmt: skip
-@common_options
+@matching_options
 def homography(
     data: Path,
     scenes: str,
@@ -77,7 +82,7 @@ def homography(
 
 @evaluate.command()
 @click.argument("data", type=DATA)
-@common_options
+@matching_options
 def rotation(data: Path, subset: int | None, seed: int, **common: Any) -> None:
     """Rotation in the plane: Roto-360, or pairs made from any folder of photographs.
 
@@ -94,7 +99,7 @@ def rotation(data: Path, subset: int | None, seed: int, **common: Any) -> None:
 @click.argument("pairs_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--threshold-px", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
               help="Of the estimators, in pixels of the full-size images.")  # fmt: skip
-@common_options
+@matching_options
 def pose(pairs_file: Path, threshold_px: float, subset: int | None, seed: int, **common: Any) -> None:
     """Relative pose of calibrated pairs, listed in SuperGlue's format.
 
@@ -112,7 +117,7 @@ def pose(pairs_file: Path, threshold_px: float, subset: int | None, seed: int, *
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--threshold-px", type=click.FloatRange(0, min_open=True), default=0.2, show_default=True,
               help="Of MAGSAC, in pixels of the full-size images.")  # fmt: skip
-@common_options
+@matching_options
 def imc2022(data: Path, threshold_px: float, subset: int | None, seed: int, **common: Any) -> None:
     """Image Matching Challenge 2022: mAA on the competition's training scenes.
 
@@ -129,7 +134,7 @@ def imc2022(data: Path, threshold_px: float, subset: int | None, seed: int, **co
 @click.argument("data", type=DATA, nargs=-1, required=True)
 @click.option("--model", type=click.Choice(["homography", "fundamental"]), default="fundamental",
               show_default=True, help="For two images; sets know theirs.")  # fmt: skip
-@common_options
+@matching_options
 def thresholds(data: tuple[Path, ...], model: Any, subset: int | None, seed: int, **common: Any) -> None:
     """Inliers and error over estimators' thresholds of 3 ... 0.001 px.
 
@@ -168,7 +173,7 @@ def registration(data: Path, unrelated: int, subset: int | None, seed: int, **co
     if common["self_check"]:
         raise click.UsageError("--self-check: true correspondences cannot be registered; name a --method")
     common["methods"] = common["methods"] or ("sift",)
-    common["options"] = common["options"].at_any_rotation()
+    common["options"] = common["options"].for_registration()
     with usage_errors():
         pairs = registration_pairs(data, unrelated=unrelated, subset=subset, seed=seed)
     protocol = RegistrationTrust(seed=seed)

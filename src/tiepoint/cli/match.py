@@ -9,7 +9,7 @@ from typing import Any
 import click
 import numpy as np
 
-from tiepoint.cli.options import method_options
+from tiepoint.cli.options import method_options, refine_option
 from tiepoint.estimation import Estimate, fit
 from tiepoint.geometry import KINDS, Features, Matches, Transform, save_matches
 from tiepoint.images import DEFAULT_MAX_PIXELS, Image, ImageError, read_image, write_image
@@ -22,6 +22,7 @@ _MODELS = ("auto", "transform", *KINDS, "fundamental")
 @click.argument("image0", type=click.Path(path_type=Path))
 @click.argument("image1", type=click.Path(path_type=Path))
 @method_options(default="sift")
+@refine_option
 @click.option(
     "--model",
     type=click.Choice(_MODELS),

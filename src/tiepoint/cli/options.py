@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from tiepoint.matchers.base import Look, Precision, Search
+    from tiepoint.matchers.base import Look, MatcherOptions, Precision, Search
 
 
 def method_options(*, default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -91,4 +92,20 @@ def matcher_options(command: Callable[..., None]) -> Callable[..., None]:
 
     for option in reversed(options):
         run = option(run)
+    return run
+
+
+def refine_option(command: Callable[..., None]) -> Callable[..., None]:
+    """--refine, for commands that use matches as they are; below `matcher_options`, in whose `options` it goes."""
+
+    @click.option(
+        "--refine/--no-refine",
+        default=True,
+        show_default=True,
+        help="Move each match to where the two pictures agree, to a fraction of a pixel.",
+    )
+    @functools.wraps(command)
+    def run(*, options: MatcherOptions, refine: bool, **others: Any) -> None:
+        command(options=replace(options, refine=refine), **others)
+
     return run

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tiepoint.cli.evaluate import usage_errors
-from tiepoint.cli.options import method_options
+from tiepoint.cli.options import method_options, refine_option
 
 if TYPE_CHECKING:
     from tiepoint.matchers import MatcherOptions
@@ -22,6 +22,7 @@ def submit() -> None:
 @submit.command()
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @method_options(default="sift")
+@refine_option
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("submission.csv"),
               show_default=True, help="The file; matrices are kept in <out>.pairs meanwhile.")  # fmt: skip
 @click.option("--threshold-px", type=click.FloatRange(0, min_open=True), default=0.2, show_default=True,

@@ -191,13 +191,14 @@ def _judged_beside(methods: tuple[str, ...], pairs: list[HeldOutPair]) -> dict[s
 
     By the first process alone, which writes config.json.
     """
-    from tiepoint.matchers import matcher
+    from tiepoint.matchers import MatcherOptions, matcher
     from tiepoint.training import parallel
     from tiepoint.training.validation import judge
 
     if parallel.rank() != 0:
         return {}
-    beside = {name: judge(matcher(name), pairs) for name in methods}
+    as_found = MatcherOptions(refine=False)  # as the network in training is judged
+    beside = {name: judge(matcher(name, as_found), pairs) for name in methods}
     for name, figures in beside.items():
         click.echo(f"{name} on the held-out pairs: {listed(figures)}")
     return beside

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiepoint.images import GrayLevel
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Features:
@@ -19,6 +21,7 @@ class Features:
     image_size: (width, height) of the full-size image.
     scales_px: (N,) float32 diameter of each keypoint's support, or None where the detector has none.
     angles_deg: (N,) float32 orientation, clockwise as displayed from the x axis, or None likewise.
+    gray_levels: the picture at falling sizes, on which matches are refined; None where they are not to be.
     """
 
     keypoints: NDArray[np.float32]
@@ -27,6 +30,7 @@ class Features:
     image_size: tuple[int, int]
     scales_px: NDArray[np.float32] | None = None
     angles_deg: NDArray[np.float32] | None = None
+    gray_levels: tuple[GrayLevel, ...] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.keypoints)

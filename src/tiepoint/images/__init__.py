@@ -1,6 +1,7 @@
 """Read and write photographs: orientation, bit depth, colour, resizing with its exact coordinate map."""
 
 from tiepoint.images.atomic import open_atomically, write_atomically
+from tiepoint.images.gray_levels import GrayLevel, gray_levels
 from tiepoint.images.image import Image, Metadata
 from tiepoint.images.read import DEFAULT_MAX_PIXELS, SUFFIXES, ImageError, read_image
 from tiepoint.images.resize import ResizeMap, fitted_size, resize
@@ -10,12 +11,14 @@ from tiepoint.images.write import encode_image, suffix_for, write_image
 __all__ = [
     "DEFAULT_MAX_PIXELS",
     "SUFFIXES",
+    "GrayLevel",
     "Image",
     "ImageError",
     "Metadata",
     "ResizeMap",
     "encode_image",
     "fitted_size",
+    "gray_levels",
     "gray_view",
     "open_atomically",
     "read_image",

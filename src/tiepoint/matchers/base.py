@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiepoint.geometry import Features, Matches
-from tiepoint.images import Image
+from tiepoint.images import Image, gray_levels
+from tiepoint.matchers.least_squares_matching import refine_matches
 
 Encoding = TypeVar("Encoding")
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -75,26 +76,37 @@ class FeatureMatcher(Protocol):
 
 
 class SparseMatcher(Matcher[Features]):
-    """Keypoints from an extractor, matched by a feature matcher: SIFT and nearest neighbours, for one."""
+    """Keypoints from an extractor, matched by a feature matcher: SIFT and nearest neighbours, for one.
 
-    def __init__(self, name: str, extractor: Extractor, feature_matcher: FeatureMatcher) -> None:
+    refine: whether matches are moved to where the pictures agree (`least_squares_matching`), or stay at keypoints.
+    """
+
+    def __init__(
+        self, name: str, extractor: Extractor, feature_matcher: FeatureMatcher, *, refine: bool = False
+    ) -> None:
         self._name = name
         self.extractor = extractor
         self.feature_matcher = feature_matcher
+        self.refine = refine
 
     @property
     def name(self) -> str:
         return self._name
 
     def encode(self, image: Image) -> Features:
-        return self.extractor.extract(image)
+        return self.encode_batch([image])[0]
 
     def encode_batch(self, images: Sequence[Image]) -> list[Features]:
-        return self.extractor.extract_batch(images)
+        found = self.extractor.extract_batch(images)
+        if not self.refine:
+            return found
+        return [
+            replace(features, gray_levels=gray_levels(image)) for features, image in zip(found, images, strict=True)
+        ]
 
     def match(self, encoding0: Features, encoding1: Features) -> Matches:
         found = self.feature_matcher.match_features(encoding0, encoding1)
-        return Matches(
+        matches = Matches(
             points0=encoding0.keypoints[found.indices[:, 0]],
             points1=encoding1.keypoints[found.indices[:, 1]],
             scores=found.scores,
@@ -102,6 +114,7 @@ class SparseMatcher(Matcher[Features]):
             size1=encoding1.image_size,
             method=self.name,
         )
+        return refine_matches(matches, encoding0.gray_levels, encoding1.gray_levels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +129,7 @@ class MatcherOptions:
     precision: number type of the networks (learned methods).
     search: of nearest neighbours of classical descriptors: exact, or approximate by FLANN.
     commercial_only: refuse weights, by name or published file name, whose licence forbids commercial use.
+    refine: move each match to where the two pictures agree, to a fraction of a pixel (`least_squares_matching`).
     four_way: match at any in-plane rotation with methods that hold to 45 degrees (`four_way.FourWay`); None: where
         photographs are registered, and not where they are matched.
     look: once; at several sizes and again at the region both images show; or tile by tile (`multiscale.looking`).
@@ -128,6 +142,7 @@ class MatcherOptions:
     weights: str | None = None
     device: str = "cpu"
     precision: Precision = "fp32"
+    refine: bool = True
     four_way: bool | None = None
     look: Look = "once"
     commercial_only: bool = False
@@ -139,9 +154,9 @@ class MatcherOptions:
             if getattr(self, name) not in get_args(words):
                 raise ValueError(f"{name}: expected one of {', '.join(get_args(words))}, got {getattr(self, name)!r}")
 
-    def at_any_rotation(self) -> MatcherOptions:
-        """These, `four_way` unless that was refused."""
-        return replace(self, four_way=self.four_way is not False)
+    def for_registration(self) -> MatcherOptions:
+        """These, `four_way` unless that was refused, and not `refine`: registration aligns whole pictures."""
+        return replace(self, four_way=self.four_way is not False, refine=False)
 
 
 def check_at_least_1(options: object, *names: str) -> None:

@@ -80,7 +80,7 @@ def _build_sift(options: MatcherOptions) -> Matcher[Any]:
         max_num_keypoints=options.max_num_keypoints or Sift.max_num_keypoints,
         max_size_px=options.max_size_px or Sift.max_size_px,
     )
-    return SparseMatcher("sift", extractor, _search(options))
+    return SparseMatcher("sift", extractor, _search(options), refine=options.refine)
 
 
 def _build_orb(options: MatcherOptions) -> Matcher[Any]:
@@ -88,7 +88,7 @@ def _build_orb(options: MatcherOptions) -> Matcher[Any]:
         max_num_keypoints=options.max_num_keypoints or Orb.max_num_keypoints,
         max_size_px=options.max_size_px or Orb.max_size_px,
     )
-    return SparseMatcher("orb", extractor, _search(options))
+    return SparseMatcher("orb", extractor, _search(options), refine=options.refine)
 
 
 def _search(options: MatcherOptions) -> FeatureMatcher:
