@@ -32,12 +32,18 @@ _MIN_CORRELATION = 0.7
 _FINEST_RATIO = 1.25  # of image 0's resolution to image 1's: beyond it image 1 shows no more
 _BLOCK = 4096  # matches at a time, which bounds memory
 
-_SIDE = np.arange(-_RADIUS, _RADIUS + 1, dtype=np.float32)
-_GRID = np.stack(np.meshgrid(_SIDE, _SIDE), axis=-1).reshape(-1, 2)  # (P, 2) pixels of a patch
+Floats = NDArray[np.float32]
+
+
+def _grid(radius: int) -> Floats:
+    """(P, 2) pixels of a patch around (0, 0), row by row."""
+    side = np.arange(-radius, radius + 1, dtype=np.float32)
+    return np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+
+
+_GRID = _grid(_RADIUS)
 _WINDOW = np.exp(-(_GRID**2).sum(axis=1) / (2 * (_RADIUS / 1.5) ** 2)).astype(np.float32)
 _WINDOW /= _WINDOW.sum()
-
-Floats = NDArray[np.float32]
 
 
 def refine_matches(
@@ -109,18 +115,17 @@ class _Patches:
 
 def _patches(level: GrayLevel, points: NDArray[np.float64]) -> _Patches:
     """Those around `points` (N, 2), in pixels of the level."""
-    places = points[:, None] + _GRID
-    half = np.array([0.5, 0.0])
-    values, contrasts = _normalised(_sample(level, places))
-    gradients = np.stack(
-        [_sample(level, places + step) - _sample(level, places - step) for step in (half, half[::-1])], axis=1
-    )
+    side = 2 * _RADIUS + 3
+    seen = _sample(level, points[:, None].astype(np.float32) + _grid(_RADIUS + 1)).reshape(-1, side, side)
+    values, contrasts = _normalised(seen[:, 1:-1, 1:-1].reshape(len(points), -1))
+    differences = seen[:, 1:-1, 2:] - seen[:, 1:-1, :-2], seen[:, 2:, 1:-1] - seen[:, :-2, 1:-1]
+    gradients = np.stack(differences, axis=1).reshape(len(points), 2, -1) / np.float32(2)
     gradients -= (gradients @ _WINDOW)[:, :, None]
     # What a gain explains as well says nothing of a motion.
     gradients -= (gradients @ (_WINDOW * values)[:, :, None]) * values[:, None]
     weighted = gradients * _WINDOW
-    normals = weighted @ gradients.transpose(0, 2, 1)
-    return _Patches(values, contrasts, np.linalg.solve(normals + np.eye(2, dtype=np.float32), weighted))
+    normals = weighted @ gradients.transpose(0, 2, 1) + np.eye(2, dtype=np.float32)
+    return _Patches(values, contrasts, np.linalg.inv(normals) @ weighted)
 
 
 def _aligned(
@@ -157,11 +162,11 @@ class _Settled:
 
 def _settled(patches: _Patches, level: GrayLevel, start: NDArray[np.float64], shapes: NDArray[np.float64]) -> _Settled:
     """Gauss-Newton steps from `start` (N, 2), patch pixels laid out by `shapes` (N, 2, 2); each until it rests."""
-    around = _GRID @ shapes.transpose(0, 2, 1)
+    around = _GRID @ shapes.transpose(0, 2, 1).astype(np.float32)
     places, moving = start.copy(), np.arange(len(start))
     before, after, last = (np.zeros(len(start), np.float32) for _ in range(3))
     for step in range(_MAX_STEPS):
-        values, _ = _normalised(_sample(level, places[moving, None] + around[moving]))
+        values, _ = _normalised(_sample(level, places[moving, None].astype(np.float32) + around[moving]))
         after[moving] = (values * patches.values[moving]) @ _WINDOW
         if step == 0:
             before = after.copy()
@@ -187,8 +192,8 @@ def _normalised(values: Floats) -> tuple[Floats, Floats]:
     return np.asarray(centred / contrasts[:, None], np.float32), contrasts.astype(np.float32)
 
 
-def _sample(level: GrayLevel, places: NDArray[np.float64]) -> Floats:
+def _sample(level: GrayLevel, places: Floats) -> Floats:
     """(N, P) grey values, 0 to 255, at (N, P, 2) pixels of the level; the rim's beyond it."""
-    maps = np.ascontiguousarray(places, np.float32).clip(-1e4, 1e5)
-    found = cv2.remap(level.pixels, maps, np.zeros(0, np.float32), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    none = np.zeros(0, np.float32)
+    found = cv2.remap(level.pixels, places, none, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(found, np.float32) / np.float32(256)

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from tiepoint.estimation import Estimate, fit
 from tiepoint.geometry import Matches, Transform, TransformKind, frame_corners
-from tiepoint.images import Image, gray_view
+from tiepoint.images import GrayLevel, Image, gray_levels, gray_view
 from tiepoint.matchers import Matcher
+from tiepoint.matchers.least_squares_matching import refine_matches
 from tiepoint.registration.agreement import Agreement, Likeness
 from tiepoint.registration.prediction import ErrorPrediction, predict_error
 from tiepoint.registration.refinement import (
@@ -112,9 +113,12 @@ class Registrar(Generic[Encoding]):
         self._gray = gray_view(template)
         self._likeness = Likeness(self._gray, mask)
         self._tiles: RefinementTemplate | None = None
+        self._levels: tuple[GrayLevel, ...] | None = None
 
     def register(self, source: Image, encoding: Encoding | None = None) -> Registration:
         """Where `source` lies in the template; a failure is a rejected registration, never an exception.
+
+        What the matches as found do not carry is judged once more with them refined by least squares.
 
         encoding: the matcher's encoding of `source`, where it is at hand already.
         """
@@ -124,11 +128,22 @@ class Registrar(Generic[Encoding]):
         clock.lap("encode")
         matches = self._match(encoding)
         clock.lap("match")
-        return self._judge(source, matches, clock)
+        result = self._judge(source, matches, clock)
+        if result.accepted:
+            return result
+        refined = self._refine_matches(source, matches)
+        clock.lap("refine")
+        again = self._judge(source, refined, clock)
+        return again if again.accepted else result
 
     def _match(self, encoding: Encoding) -> Matches:
         matches = self.matcher.match(encoding, self._encoding)
         return matches if self.mask is None else matches[_inside(matches.points1, self.mask)]
+
+    def _refine_matches(self, source: Image, matches: Matches) -> Matches:
+        if self._levels is None:
+            self._levels = gray_levels(self.template)
+        return refine_matches(matches, gray_levels(source), self._levels)
 
     def _judge(self, source: Image, matches: Matches, clock: _Clock) -> Registration:
         """Fit, refine and test, the cheap tests first: what fails them is not looked at further."""
