@@ -35,5 +35,5 @@ def gray_levels(image: Image) -> tuple[GrayLevel, ...]:
 
 def _level(gray: NDArray[np.uint8], size: tuple[int, int]) -> GrayLevel:
     small, resize_map = resize(gray, size)
-    deep = small.astype(np.uint16) * 256
+    deep = np.left_shift(small, 8, dtype=np.uint16)
     return GrayLevel(cv2.GaussianBlur(deep, (0, 0), _SMOOTHING_PX).astype(np.uint16), resize_map)
