@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from tiepoint.estimation import fit
-from tiepoint.geometry import Transform, frame_corners
+from tiepoint.geometry import Matches, Transform, frame_corners
 from tiepoint.images import Image, gray_view
-from tiepoint.matchers import MatcherOptions, matcher
+from tiepoint.matchers import Matcher, MatcherOptions, matcher
 from tiepoint.registration import Limits, Registrar, RegistrationConfig, valid_mask, warp_image
 from tiepoint.registration.agreement import Likeness
 from tiepoint.registration.prediction import common_corners
@@ -36,6 +36,43 @@ def test_views_are_accepted_within_their_predicted_error(registrar, template_pix
     assert error < 0.15
     assert error < result.prediction.bound95_px < 1
     assert result.refinement.kept
+
+
+class Rough(Matcher):
+    """True matches with 3 px of noise."""
+
+    name = "rough"
+
+    def __init__(self, truth):
+        self.truth = truth
+
+    def encode(self, image):
+        return image.size
+
+    def match(self, encoding0, encoding1):
+        rng = np.random.default_rng(0)
+        points0 = rng.uniform(30, np.array(encoding0) - 30, (40, 2))
+        points1 = self.truth(points0) + rng.normal(0, 3, (40, 2))
+        inside = ((points1 > 10) & (points1 < np.array(encoding1) - 10)).all(axis=1)
+        return Matches(
+            points0=points0[inside].astype(np.float32),
+            points1=points1[inside].astype(np.float32),
+            scores=np.ones(inside.sum(), np.float32),
+            size0=encoding0,
+            size1=encoding1,
+            method=self.name,
+        )
+
+
+def test_what_rough_matches_do_not_carry_is_judged_again_with_them_refined(template_pixels, monkeypatch):
+    source = Image(seen(template_pixels, TRUTHS[1], seed=0))
+    registrar = Registrar(Image(template_pixels), Rough(TRUTHS[1]))
+    with monkeypatch.context() as patched:
+        patched.setattr("tiepoint.registration.register.refine_matches", lambda matches, *_: matches)
+        assert not registrar.register(source).accepted
+    result = registrar.register(source)
+    assert result.accepted, result.verdict.reasons
+    assert errors(result.transform, TRUTHS[1]).max() < 0.15
 
 
 IMPOSSIBLE = {
