@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--method", action="append", help=f"default: {', '.join(METHODS)}")
     arguments = parser.parse_args()
-    options = MatcherOptions().for_registration()
+    options = MatcherOptions().at_any_rotation()
     methods = {name: matcher(name, options) for name in arguments.method or METHODS}
     tally = Tally()
     for title, case in cases(arguments.data, arguments.pairs):

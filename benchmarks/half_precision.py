@@ -40,7 +40,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--working-size", type=int, default=640)
     arguments = parser.parse_args()
-    full, half = (matcher(arguments.method, MatcherOptions(precision=precision)) for precision in ("fp32", "bf16"))
+    full, half = (
+        matcher(arguments.method, MatcherOptions(precision=precision, refine=False)) for precision in ("fp32", "bf16")
+    )
     kept = total = found = 0
     for folder in sorted(path for path in arguments.data.iterdir() if path.is_dir())[: arguments.pairs]:
         images = [read_image(next(folder.glob(f"{name}.*"))) for name in "12"]

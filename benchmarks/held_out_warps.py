@@ -25,6 +25,7 @@ import torch
 
 from tiepoint.evaluation.contestants import CatalogueMethod
 from tiepoint.matchers import Matcher, MatcherOptions, NearestNeighbours, Sift, SparseMatcher, matcher
+from tiepoint.matchers.least_squares_matching import Refined
 from tiepoint.training.pairs import PairConfig
 from tiepoint.training.photographs import Photographs, StoreConfig, open_photographs
 from tiepoint.training.photometric import PhotometricConfig
@@ -108,7 +109,7 @@ def tables(found: Figures, count: int) -> str:
 
 
 def _sift_without_ratio() -> Matcher[Any]:
-    return SparseMatcher("sift", Sift(), NearestNeighbours(ratio=None))
+    return Refined(SparseMatcher("sift", Sift(), NearestNeighbours(ratio=None)))
 
 
 def main() -> None:

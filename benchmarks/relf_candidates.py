@@ -16,6 +16,7 @@ from tiepoint.evaluation.contestants import CatalogueEncoder, CatalogueMethod, C
 from tiepoint.evaluation.rotation import Rotation, rotation_pairs
 from tiepoint.evaluation.session import run_session
 from tiepoint.matchers import MatcherOptions, SparseMatcher
+from tiepoint.matchers.least_squares_matching import Refined
 from tiepoint.matchers.nearest import NearestKeypoints
 from tiepoint.matchers.relf import RelfConfig, RelfExtractor, load_relf
 from tiepoint.matchers.sift import Sift
@@ -38,7 +39,7 @@ class BestOrientation(Contestant):
         network = load_relf("tiepoint-relf").network
         detector, config = Sift(max_num_keypoints=2048), RelfConfig(candidate_ratio=None)
         extractor = RelfExtractor(network, detector, config, device=device, dtype=dtype)
-        return CatalogueEncoder(SparseMatcher("relf", extractor, NearestKeypoints(), refine=True))
+        return CatalogueEncoder(Refined(SparseMatcher("relf", extractor, NearestKeypoints())))
 
 
 def main() -> None:

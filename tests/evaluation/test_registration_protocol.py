@@ -53,7 +53,7 @@ def data(tmp_path_factory):
 
 def test_a_drawn_case_from_pairs_to_files(data, tmp_path):
     pairs = registration_pairs(data, unrelated=20, subset=2)
-    methods = [CatalogueMethod("sift", MatcherOptions().for_registration())]
+    methods = [CatalogueMethod("sift", MatcherOptions())]
     report = run_session(RegistrationTrust(), methods, pairs, data=data, out=tmp_path)
 
     def rows(table):

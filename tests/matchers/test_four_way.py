@@ -117,8 +117,8 @@ def test_without_a_clear_vote_all_turns_are_tried(image: Image) -> None:
 
 
 def test_only_methods_that_do_not_turn_are_made_to() -> None:
-    asked, refused, silent = (MatcherOptions(four_way=choice) for choice in (True, False, None))
+    asked, refused, silent = (MatcherOptions(four_way=choice, refine=False) for choice in (True, False, None))
     assert isinstance(matcher("superpoint", asked), FourWay)
-    for method, options in (("superpoint", silent), ("superpoint", refused.for_registration()), ("sift", asked)):
+    for method, options in (("superpoint", silent), ("superpoint", refused.at_any_rotation()), ("sift", asked)):
         assert isinstance(matcher(method, options), SparseMatcher)
-    assert silent.for_registration() == dataclasses.replace(asked, refine=False)
+    assert silent.at_any_rotation() == asked

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tiepoint.geometry import Matches, Transform
 from tiepoint.images import Image, gray_levels
 from tiepoint.matchers import MatcherOptions, matcher
-from tiepoint.matchers.least_squares_matching import local_affinities, refine_matches
+from tiepoint.matchers.least_squares_matching import Refined, local_affinities, refine_matches
 
 SIZE = (480, 360)
 TILTED = Transform(
@@ -117,6 +117,23 @@ def test_a_picture_of_one_pixel_is_answered() -> None:
     assert np.isfinite(found.points1).all()
 
 
+def test_points_that_are_none_stay_and_harm_no_other() -> None:
+    pixels1, matches = pair(TILTED, noise_px=1.0)
+    odd = matches_of(
+        np.concatenate([matches.points0, [[np.nan, 0], [5, 5], [3e38, 0]]]),
+        np.concatenate([matches.points1, [[5, 5], [np.inf, 0], [0, 0]]]),
+    )
+    found = refined(texture(), pixels1, odd)
+    np.testing.assert_array_equal(found.points1[-3:], odd.points1[-3:])
+    assert np.median(errors(TILTED, found[:-3])) < 0.1
+
+
+def test_points_given_many_times_are_measured_all_the_same() -> None:
+    pixels1, matches = pair(TILTED, noise_px=0.5, count=20)
+    found = refined(texture(), pixels1, matches_of(matches.points0.repeat(30, 0), matches.points1.repeat(30, 0)))
+    assert np.median(errors(TILTED, found)) < 0.1
+
+
 def test_affinities_are_those_of_the_neighbours_that_agree() -> None:
     rng = np.random.default_rng(0)
     points0 = rng.uniform(0, 400, (300, 2))
@@ -124,9 +141,28 @@ def test_affinities_are_those_of_the_neighbours_that_agree() -> None:
     points1 = turned(points0)
     points1[::4] = rng.uniform(0, 400, (75, 2))
     right = np.delete(np.arange(300), np.arange(0, 300, 4))
-    found = local_affinities(points0, points1)[right]
-    off = np.abs(found - turned.matrix[:2, :2]).max(axis=(1, 2))
+    found, support = local_affinities(points0, points1)
+    off = np.abs(found[right] - turned.matrix[:2, :2]).max(axis=(1, 2))
     assert np.median(off) < 0.01
+    assert np.median(support[right]) > 0.6 > 0.2 > np.median(support[::4])
+
+
+def test_neighbours_on_a_line_tell_a_similarity() -> None:
+    points0 = np.stack([np.linspace(0, 60_000, 40)] * 2, axis=1)
+    turned = Transform.from_parameters(rotation_deg=25, scale=0.8)
+    found, _ = local_affinities(points0, turned(points0))
+    np.testing.assert_allclose(found, np.broadcast_to(turned.matrix[:2, :2], found.shape), atol=1e-3)
+
+
+def test_a_point_on_an_edge_does_not_drift_along_it() -> None:
+    rng = np.random.default_rng(0)
+    edge = np.where(np.arange(SIZE[0]) < 240, 80.0, 180.0)[None].repeat(SIZE[1], axis=0)
+    pictures = [cv2.GaussianBlur(edge, (0, 0), 1) + rng.normal(0, 5, edge.shape) for _ in range(2)]
+    points = np.stack([np.full(60, 240.0), np.linspace(40, 320, 60)], axis=1) + rng.normal(0, 0.5, (60, 2))
+    found = refined(*(picture.clip(0, 255).astype(np.uint8) for picture in pictures), matches_of(points, points))
+    drift = np.abs(found.points1[:, 1] - points[:, 1])
+    assert np.median(drift) < 0.05
+    assert np.quantile(drift, 0.9) < 0.5
 
 
 def test_levels_halve_down_to_500_px_and_once_at_least() -> None:
@@ -136,11 +172,22 @@ def test_levels_halve_down_to_500_px_and_once_at_least() -> None:
     assert sizes(1600, 1200) == [(400, 300), (800, 600), (1600, 1200)]
     assert sizes(320, 240) == [(160, 120), (320, 240)]
     assert sizes(1, 1) == [(1, 1), (1, 1)]
+    assert sizes(32_767, 2)[-1] == (16_384, 1)  # OpenCV samples no longer ones
 
 
 def test_levels_of_deep_pictures_keep_what_eight_bits_show() -> None:
     deep = Image(texture().astype(np.uint16) * 200)
     assert gray_levels(deep)[-1].pixels.std() > 5000
+
+
+@pytest.mark.parametrize("options", [MatcherOptions(look="multiscale"), MatcherOptions(four_way=True)])
+def test_matches_are_measured_last_and_on_the_whole_picture(options: MatcherOptions) -> None:
+    found = matcher("sift", options)
+    image = Image(texture())
+    encoding = found.encode(image)
+    assert encoding.gray_levels[-1].pixels.shape == image.pixels.shape
+    assert isinstance(found, Refined)
+    assert found.name == found.matcher.name
 
 
 def test_a_method_refines_unless_told_not_to() -> None:

@@ -167,7 +167,7 @@ def test_a_file_says_how_it_is_set_up(tmp_path, matching):
     torch.save({"state_dict": LoftrNetwork(config).state_dict()}, tmp_path / "a.ckpt")
     matcher = build_loftr(MatcherOptions(weights=str(tmp_path / "a.ckpt"), max_size_px=320, max_num_keypoints=9))
     assert matcher.config == config
-    assert matcher.options == LoftrOptions(max_size_px=320, max_num_matches=9, refine=True)
+    assert matcher.options == LoftrOptions(max_size_px=320, max_num_matches=9)
 
 
 def test_the_authors_weights_are_known_by_their_file_name(tmp_path):
@@ -184,7 +184,7 @@ def test_the_authors_weights_are_known_by_their_file_name(tmp_path):
 
 def test_works_at_the_size_its_weights_were_made_for():
     network = load_loftr("tiepoint-loftr")
-    assert Loftr(network).options == build_loftr(MatcherOptions(refine=False)).options
+    assert Loftr(network).options == build_loftr(MatcherOptions()).options
     assert Loftr(network).options.max_size_px == network.config.max_size_px == 960
 
 

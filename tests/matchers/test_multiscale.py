@@ -190,8 +190,8 @@ def test_a_look_sets_the_sizes():
 @pytest.mark.parametrize("method", ["superpoint", "loftr"])
 def test_a_method_that_enlarges_does_not_enlarge_what_was_sized_for_it(method):
     pytest.importorskip("torch")
-    several = matcher(method, MatcherOptions(look="multiscale"))
-    cut = matcher(method, MatcherOptions(look="tiled"))
+    several = matcher(method, MatcherOptions(look="multiscale", refine=False))
+    cut = matcher(method, MatcherOptions(look="tiled", refine=False))
     for looks in (several, cut):
         options = getattr(looks.matcher, "options", None) or looks.matcher.extractor.options
         assert options.max_enlargement == 1

@@ -203,15 +203,14 @@ def test_training_overfits_a_shift() -> None:
 
 
 def test_presets_follow_the_size_allowed() -> None:
-    assert options_for(MatcherOptions(), PRESETS, 864) == RomaOptions(refine=True)
+    assert options_for(MatcherOptions(), PRESETS, 864) == RomaOptions()
     assert options_for(MatcherOptions(max_size_px=863), PRESETS, 864).upsample_px is None
     assert options_for(MatcherOptions(max_size_px=300, max_num_keypoints=7), PRESETS, 864) == RomaOptions(
-        resolution_px=224, upsample_px=None, num_matches=7, refine=True
+        resolution_px=224, upsample_px=None, num_matches=7
     )
     with pytest.raises(ValueError, match="at least 224"):
         options_for(MatcherOptions(max_size_px=200), PRESETS, 864)
-    small = options_for(MatcherOptions(refine=False), SMALL_PRESETS, 448)
-    assert small == RomaOptions(resolution_px=224, upsample_px=448)
+    assert options_for(MatcherOptions(), SMALL_PRESETS, 448) == RomaOptions(resolution_px=224, upsample_px=448)
 
 
 @pytest.mark.parametrize("wrong", [{"resolution_px": 500}, {"upsample_px": 400}, {"upsample_px": 860}])

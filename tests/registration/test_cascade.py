@@ -8,8 +8,6 @@ from tiepoint.registration.cascade import Cascade, Step, auto_steps
 
 from drawings import TRUTHS, drawn, seen
 
-OPTIONS = MatcherOptions().for_registration()
-
 
 def blind():
     """A matcher whose detector asks for more contrast than there is."""
@@ -21,11 +19,7 @@ def not_needed():
 
 
 def test_the_first_accepted_step_wins_and_later_ones_are_not_even_built(template_pixels):
-    steps = [
-        Step("blind", blind),
-        Step("sift", lambda: matcher("sift", OPTIONS)),
-        Step("never", not_needed),
-    ]
+    steps = [Step("blind", blind), Step("sift", lambda: matcher("sift")), Step("never", not_needed)]
     result = Cascade(Image(template_pixels), steps).register(Image(seen(template_pixels, TRUTHS[0])))
     assert result.accepted
     assert (result.method, result.tried) == ("sift", ("blind", "sift"))

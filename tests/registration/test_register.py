@@ -1,10 +1,12 @@
 """Registration: right where it can be, refused where it cannot, refined to a fraction of a pixel."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tiepoint.estimation import fit
-from tiepoint.geometry import Matches, Transform, frame_corners
+from tiepoint.geometry import Transform, frame_corners
 from tiepoint.images import Image, gray_view
 from tiepoint.matchers import Matcher, MatcherOptions, matcher
 from tiepoint.registration import Limits, Registrar, RegistrationConfig, valid_mask, warp_image
@@ -15,8 +17,6 @@ from tiepoint.registration.support import chance_of_inlier, log10_false_alarms
 
 from drawings import SIZE, TRUTHS, drawn, seen
 
-OPTIONS = MatcherOptions().for_registration()
-
 
 def errors(transform, truth):
     corners = frame_corners(SIZE)
@@ -25,7 +25,7 @@ def errors(transform, truth):
 
 @pytest.fixture(scope="module")
 def registrar(template_pixels):
-    return Registrar(Image(template_pixels), matcher("sift", OPTIONS))
+    return Registrar(Image(template_pixels), matcher("sift"))
 
 
 @pytest.mark.parametrize("number", range(len(TRUTHS)))
@@ -39,36 +39,32 @@ def test_views_are_accepted_within_their_predicted_error(registrar, template_pix
 
 
 class Rough(Matcher):
-    """True matches with 3 px of noise."""
+    """SIFT's matches, the best 60 of them with noise."""
 
     name = "rough"
 
-    def __init__(self, truth):
-        self.truth = truth
+    def __init__(self, noise_px):
+        self.sift, self.noise_px = matcher("sift", MatcherOptions(refine=False)), noise_px
 
     def encode(self, image):
-        return image.size
+        return self.sift.encode(image)
 
     def match(self, encoding0, encoding1):
-        rng = np.random.default_rng(0)
-        points0 = rng.uniform(30, np.array(encoding0) - 30, (40, 2))
-        points1 = self.truth(points0) + rng.normal(0, 3, (40, 2))
-        inside = ((points1 > 10) & (points1 < np.array(encoding1) - 10)).all(axis=1)
-        return Matches(
-            points0=points0[inside].astype(np.float32),
-            points1=points1[inside].astype(np.float32),
-            scores=np.ones(inside.sum(), np.float32),
-            size0=encoding0,
-            size1=encoding1,
-            method=self.name,
-        )
+        found = self.sift.match(encoding0, encoding1)
+        found = found[np.argsort(-found.scores, kind="stable")[:60]]
+        noise = np.random.default_rng(0).normal(0, self.noise_px, found.points1.shape)
+        return replace(found, points1=(found.points1 + noise).astype(np.float32))
+
+
+def without_refinement(monkeypatch):
+    monkeypatch.setattr("tiepoint.registration.register.refine_matches", lambda matches, *_: matches)
 
 
 def test_what_rough_matches_do_not_carry_is_judged_again_with_them_refined(template_pixels, monkeypatch):
     source = Image(seen(template_pixels, TRUTHS[1], seed=0))
-    registrar = Registrar(Image(template_pixels), Rough(TRUTHS[1]))
+    registrar = Registrar(Image(template_pixels), Rough(noise_px=5))
     with monkeypatch.context() as patched:
-        patched.setattr("tiepoint.registration.register.refine_matches", lambda matches, *_: matches)
+        without_refinement(patched)
         assert not registrar.register(source).accepted
     result = registrar.register(source)
     assert result.accepted, result.verdict.reasons
@@ -93,13 +89,24 @@ def test_the_impossible_is_refused_with_reasons(registrar, kind):
     assert all(result.verdict.reasons)
 
 
-def test_the_mirror_image_of_a_symmetric_object_is_refused():
-    """All of a facade but its lettering and one row of ornaments is symmetric: the mirrored photograph fits well."""
+def facade():
+    """Symmetric all but its lettering and one row of ornaments: mirrored it fits well."""
     half = drawn(seed=3, size=(320, 480))
     pixels = np.ascontiguousarray(np.hstack([half, half[:, ::-1]]))
-    other = drawn(seed=4)
-    pixels[150:300] = other[150:300]
-    registrar = Registrar(Image(pixels), matcher("sift", OPTIONS))
+    pixels[150:300] = drawn(seed=4)[150:300]
+    return pixels
+
+
+@pytest.mark.parametrize("noise_px", [4, 5])
+def test_the_mirror_image_is_refused_with_rough_matches_too(noise_px):
+    pixels = facade()
+    result = Registrar(Image(pixels), Rough(noise_px)).register(Image(np.ascontiguousarray(pixels[:, ::-1])))
+    assert not result.accepted
+
+
+def test_the_mirror_image_of_a_symmetric_object_is_refused():
+    pixels = facade()
+    registrar = Registrar(Image(pixels), matcher("sift"))
     result = registrar.register(Image(np.ascontiguousarray(pixels[:, ::-1])))
     assert [check.name for check in result.verdict.checks if not check.passed] == ["handedness"]
     assert "mirrored" in result.verdict.reasons[0]
@@ -108,7 +115,7 @@ def test_the_mirror_image_of_a_symmetric_object_is_refused():
 
 def test_bounds_refuse_what_fixture_and_camera_cannot_do(template_pixels):
     upright = RegistrationConfig(limits=Limits(max_rotation_deg=20, scale_range=(0.9, 1.1)))
-    registrar = Registrar(Image(template_pixels), matcher("sift", OPTIONS), upright)
+    registrar = Registrar(Image(template_pixels), matcher("sift"), upright)
     turned = registrar.register(Image(seen(template_pixels, TRUTHS[1])))
     assert any("turned by 171.0 degrees (limit 20)" in reason for reason in turned.verdict.reasons)
     scaled = registrar.register(Image(seen(template_pixels, TRUTHS[3])))
@@ -121,18 +128,18 @@ def test_a_mask_leaves_the_rest_of_the_template_out(template_pixels):
     pixels = seen(template_pixels, TRUTHS[0])
     mask = np.zeros((480, 640), bool)
     mask[:, :400] = True
-    registrar = Registrar(Image(template_pixels), matcher("sift", OPTIONS), mask=mask)
+    registrar = Registrar(Image(template_pixels), matcher("sift"), mask=mask)
     result = registrar.register(Image(pixels))
     assert result.accepted
     assert mask[tuple(np.rint(result.matches.points1[:, ::-1]).astype(int).T)].all()
     with pytest.raises(ValueError, match="mask: expected shape"):
-        Registrar(Image(template_pixels), matcher("sift", OPTIONS), mask=mask[:100])
+        Registrar(Image(template_pixels), matcher("sift"), mask=mask[:100])
 
 
 def test_a_mask_over_one_quarter_is_judged_by_that_quarter(template_pixels):
     mask = np.zeros((480, 640), bool)
     mask[240:, :320] = True
-    registrar = Registrar(Image(template_pixels), matcher("sift", OPTIONS), mask=mask)
+    registrar = Registrar(Image(template_pixels), matcher("sift"), mask=mask)
     result = registrar.register(Image(seen(template_pixels, TRUTHS[0])))
     assert result.accepted, result.verdict.reasons
     corners = np.array([[0, 240], [319, 240], [319, 479], [0, 479]])
@@ -143,7 +150,7 @@ def test_a_mask_over_one_quarter_is_judged_by_that_quarter(template_pixels):
 def test_the_common_area_of_a_mask_is_worked_by_hand():
     mask = np.zeros((480, 640), bool)
     mask[100, 30] = mask[200, 80] = True
-    registrar = Registrar(Image(drawn()), matcher("sift", OPTIONS), mask=mask)
+    registrar = Registrar(Image(drawn()), matcher("sift"), mask=mask)
     rectangle = [[30, 100], [80, 100], [80, 200], [30, 200]]
     np.testing.assert_array_equal(registrar._counted, rectangle)
     shift = Transform.from_parameters(shift_px=(50, 0))  # of the rectangle, x = 50 ... 80 is covered
@@ -154,13 +161,14 @@ def test_the_common_area_of_a_mask_is_worked_by_hand():
 def test_refinement_at_least_halves_the_error(template_pixels):
     before, after = [], []
     tiles = prepare_template(gray_view(Image(template_pixels)))
+    sift = matcher("sift", MatcherOptions(refine=False))
     for seed in range(8):
         rng = np.random.default_rng(seed)
         truth = Transform.from_parameters(
             rotation_deg=rng.uniform(-30, 30), scale=rng.uniform(0.8, 1.2), centre=(320, 240)
         )
         source = Image(seen(template_pixels, truth, seed=seed, noise=5, blur=1.0))
-        start = fit(matcher("sift", OPTIONS)(source, Image(template_pixels)), "homography").model
+        start = fit(sift(source, Image(template_pixels)), "homography").model
         found = refine_by_intensity(tiles, gray_view(source), start, max_motion_px=5)
         before.append(errors(start, truth).mean())
         after.append(errors(found.transform, truth).mean())

@@ -10,11 +10,9 @@ import pytest
 
 from tiepoint.geometry import Transform
 from tiepoint.images import read_image
-from tiepoint.matchers import MatcherOptions, matcher
+from tiepoint.matchers import matcher
 from tiepoint.registration.prediction import common_corners
 from tiepoint.registration.register import Registrar
-
-OPTIONS = MatcherOptions().for_registration()
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "make_sample.py"
 
@@ -31,7 +29,7 @@ def sample(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def registrar(sample):
-    return Registrar(read_image(sample / "template.png"), matcher("sift", OPTIONS))
+    return Registrar(read_image(sample / "template.png"), matcher("sift"))
 
 
 def truth_of(sample, name):

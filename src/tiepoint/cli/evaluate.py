@@ -30,7 +30,7 @@ def evaluate() -> None:
 
 
 def matching_options(command: Callable[..., None]) -> Callable[..., None]:
-    """What every protocol takes that uses matches as they are."""
+    """What every protocol takes whose result is the matches' own."""
     return common_options(refine_option(command))
 
 
@@ -173,7 +173,7 @@ def registration(data: Path, unrelated: int, subset: int | None, seed: int, **co
     if common["self_check"]:
         raise click.UsageError("--self-check: true correspondences cannot be registered; name a --method")
     common["methods"] = common["methods"] or ("sift",)
-    common["options"] = common["options"].for_registration()
+    common["options"] = common["options"].at_any_rotation()
     with usage_errors():
         pairs = registration_pairs(data, unrelated=unrelated, subset=subset, seed=seed)
     protocol = RegistrationTrust(seed=seed)

@@ -96,7 +96,7 @@ def matcher_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def refine_option(command: Callable[..., None]) -> Callable[..., None]:
-    """--refine, for commands that use matches as they are; below `matcher_options`, in whose `options` it goes."""
+    """--refine, for commands whose result is the matches' own; below `matcher_options`, in whose `options` it goes."""
 
     @click.option(
         "--refine/--no-refine",

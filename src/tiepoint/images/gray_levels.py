@@ -14,7 +14,7 @@ from tiepoint.images.views import gray_view
 
 _COARSEST_PX = 500
 _SMOOTHING_PX = 0.8  # takes the corners off the pixels, which sampling between them would shift
-_LONGEST_PX = 32767  # OpenCV samples no longer pictures
+_LONGEST_PX = 32766  # OpenCV samples no longer pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,4 +36,4 @@ def gray_levels(image: Image) -> tuple[GrayLevel, ...]:
 def _level(gray: NDArray[np.uint8], size: tuple[int, int]) -> GrayLevel:
     small, resize_map = resize(gray, size)
     deep = np.left_shift(small, 8, dtype=np.uint16)
-    return GrayLevel(cv2.GaussianBlur(deep, (0, 0), _SMOOTHING_PX).astype(np.uint16), resize_map)
+    return GrayLevel(np.asarray(cv2.GaussianBlur(deep, (0, 0), _SMOOTHING_PX), np.uint16), resize_map)

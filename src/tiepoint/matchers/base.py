@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiepoint.geometry import Features, Matches
-from tiepoint.images import Image, gray_levels
-from tiepoint.matchers.least_squares_matching import refine_matches
+from tiepoint.images import Image
 
 Encoding = TypeVar("Encoding")
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -76,37 +75,26 @@ class FeatureMatcher(Protocol):
 
 
 class SparseMatcher(Matcher[Features]):
-    """Keypoints from an extractor, matched by a feature matcher: SIFT and nearest neighbours, for one.
+    """Keypoints from an extractor, matched by a feature matcher: SIFT and nearest neighbours, for one."""
 
-    refine: whether matches are moved to where the pictures agree (`least_squares_matching`), or stay at keypoints.
-    """
-
-    def __init__(
-        self, name: str, extractor: Extractor, feature_matcher: FeatureMatcher, *, refine: bool = False
-    ) -> None:
+    def __init__(self, name: str, extractor: Extractor, feature_matcher: FeatureMatcher) -> None:
         self._name = name
         self.extractor = extractor
         self.feature_matcher = feature_matcher
-        self.refine = refine
 
     @property
     def name(self) -> str:
         return self._name
 
     def encode(self, image: Image) -> Features:
-        return self.encode_batch([image])[0]
+        return self.extractor.extract(image)
 
     def encode_batch(self, images: Sequence[Image]) -> list[Features]:
-        found = self.extractor.extract_batch(images)
-        if not self.refine:
-            return found
-        return [
-            replace(features, gray_levels=gray_levels(image)) for features, image in zip(found, images, strict=True)
-        ]
+        return self.extractor.extract_batch(images)
 
     def match(self, encoding0: Features, encoding1: Features) -> Matches:
         found = self.feature_matcher.match_features(encoding0, encoding1)
-        matches = Matches(
+        return Matches(
             points0=encoding0.keypoints[found.indices[:, 0]],
             points1=encoding1.keypoints[found.indices[:, 1]],
             scores=found.scores,
@@ -114,7 +102,6 @@ class SparseMatcher(Matcher[Features]):
             size1=encoding1.image_size,
             method=self.name,
         )
-        return refine_matches(matches, encoding0.gray_levels, encoding1.gray_levels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,9 +141,9 @@ class MatcherOptions:
             if getattr(self, name) not in get_args(words):
                 raise ValueError(f"{name}: expected one of {', '.join(get_args(words))}, got {getattr(self, name)!r}")
 
-    def for_registration(self) -> MatcherOptions:
-        """These, `four_way` unless that was refused, and not `refine`: registration aligns whole pictures."""
-        return replace(self, four_way=self.four_way is not False, refine=False)
+    def at_any_rotation(self) -> MatcherOptions:
+        """These, `four_way` unless that was refused."""
+        return replace(self, four_way=self.four_way is not False)
 
 
 def check_at_least_1(options: object, *names: str) -> None:

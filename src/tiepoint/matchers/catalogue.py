@@ -10,6 +10,7 @@ from typing import Any
 
 from tiepoint.matchers.base import FeatureMatcher, Matcher, MatcherOptions, SparseMatcher
 from tiepoint.matchers.four_way import FourWay
+from tiepoint.matchers.least_squares_matching import Refined
 from tiepoint.matchers.multiscale import looking
 from tiepoint.matchers.nearest import Flann, NearestNeighbours
 from tiepoint.matchers.orb import Orb
@@ -56,8 +57,8 @@ def matcher(name: str, options: MatcherOptions | None = None) -> Matcher[Any]:
         _check_weights(name, options.weights, commercial_only=options.commercial_only)
     built = looking(method.build, options)
     if options.four_way and not method.turns:
-        return FourWay(built, voter=SparseMatcher("sift", Sift(), NearestNeighbours()))
-    return built
+        built = FourWay(built, voter=SparseMatcher("sift", Sift(), NearestNeighbours()))
+    return Refined(built) if options.refine else built
 
 
 def _check_weights(method: str, weights: str, *, commercial_only: bool) -> None:
@@ -80,7 +81,7 @@ def _build_sift(options: MatcherOptions) -> Matcher[Any]:
         max_num_keypoints=options.max_num_keypoints or Sift.max_num_keypoints,
         max_size_px=options.max_size_px or Sift.max_size_px,
     )
-    return SparseMatcher("sift", extractor, _search(options), refine=options.refine)
+    return SparseMatcher("sift", extractor, _search(options))
 
 
 def _build_orb(options: MatcherOptions) -> Matcher[Any]:
@@ -88,7 +89,7 @@ def _build_orb(options: MatcherOptions) -> Matcher[Any]:
         max_num_keypoints=options.max_num_keypoints or Orb.max_num_keypoints,
         max_size_px=options.max_size_px or Orb.max_size_px,
     )
-    return SparseMatcher("orb", extractor, _search(options), refine=options.refine)
+    return SparseMatcher("orb", extractor, _search(options))
 
 
 def _search(options: MatcherOptions) -> FeatureMatcher:

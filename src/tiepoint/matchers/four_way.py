@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tiepoint.geometry import Features, Matches
 from tiepoint.geometry.rotation_vote import relative_rotation
-from tiepoint.images import Image
+from tiepoint.images import GrayLevel, Image
 from tiepoint.matchers.base import Matcher, SparseMatcher
 
 Encoding = TypeVar("Encoding")
@@ -21,12 +21,16 @@ _LEAST_SUPPORT = 0.6
 
 @dataclass(frozen=True, eq=False)
 class Turns(Generic[Encoding]):
-    """An image, its encodings when turned, each made when it is first asked for, and the voter's features of it."""
+    """An image, its encodings when turned, each made when it is first asked for, and the voter's features of it.
+
+    gray_levels: as in Features.
+    """
 
     image: Image
     matcher: Matcher[Encoding]
     oriented: Features | None
     encodings: dict[int, Encoding] = field(default_factory=dict)
+    gray_levels: tuple[GrayLevel, ...] | None = None
 
     def turned(self, num_turns: int) -> Encoding:
         """The encoding of the image turned by `num_turns` times 90 degrees counter-clockwise."""

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tiepoint.geometry import Matches
-from tiepoint.images import GrayLevel, Image, ResizeMap, fitted_size, gray_levels, gray_view, resize
+from tiepoint.images import GrayLevel, Image, ResizeMap, fitted_size, gray_view, resize
 from tiepoint.matchers.base import Matcher, MatcherOptions, check_at_least_1
-from tiepoint.matchers.least_squares_matching import refine_matches
 from tiepoint.networks.devices import batches_of_one_size, device_and_dtype
 from tiepoint.networks.loftr import CELL, CONFIGS, LoftrConfig, LoftrNetwork, config_of
 from tiepoint.networks.loftr_inference import EncodedImage, LoftrInference
@@ -39,7 +38,6 @@ class LoftrOptions:
     max_size_px: long side of the image the network sees; None leaves every image as it is.
     max_enlargement: of a smaller image, up to that long side: its matches lie closer and more exactly then.
     max_num_matches: the most matches kept, those of highest confidence; None keeps all.
-    refine: whether matches are moved to where the pictures agree (`least_squares_matching`).
     block: rows of the confidence matrix held at a time; each takes 32 bytes for each cell of image 1, of which
         there is one in 64 pixels.
     """
@@ -47,7 +45,6 @@ class LoftrOptions:
     max_size_px: int | None = 840
     max_enlargement: float = 2.0
     max_num_matches: int | None = None
-    refine: bool = False
     block: int = 256
 
     def __post_init__(self) -> None:
@@ -61,13 +58,13 @@ class LoftrEncoding:
     features: the network's, of the resized image.
     resize_map: from the full-size image to the resized one.
     size: (width, height) of the full-size image.
-    gray_levels: the full-size image at falling sizes, where matches are refined on them.
+    gray_levels: as in Features.
     """
 
     features: EncodedImage
     resize_map: ResizeMap
     size: tuple[int, int]
-    gray_levels: tuple[GrayLevel, ...] | None
+    gray_levels: tuple[GrayLevel, ...] | None = None
 
 
 class Loftr(Matcher[LoftrEncoding]):
@@ -112,12 +109,7 @@ class Loftr(Matcher[LoftrEncoding]):
         gray = torch.from_numpy(np.stack([_whole_cells(pixels) for pixels, _ in resized])).to(self.device)
         features = self.inference.encode(gray[:, None].float() / 255)
         return [
-            LoftrEncoding(
-                features=of_image,
-                resize_map=resize_map,
-                size=image.size,
-                gray_levels=gray_levels(image) if self.options.refine else None,
-            )
+            LoftrEncoding(features=of_image, resize_map=resize_map, size=image.size)
             for image, (_, resize_map), of_image in zip(images, resized, features, strict=True)
         ]
 
@@ -131,7 +123,7 @@ class Loftr(Matcher[LoftrEncoding]):
         if self.options.max_num_matches is not None and len(kept) > self.options.max_num_matches:
             best = np.argsort(-scores[kept], kind="stable")[: self.options.max_num_matches]
             kept = kept[np.sort(best)]
-        matches = Matches(
+        return Matches(
             points0=points0[kept],
             points1=points1[kept],
             scores=scores[kept],
@@ -139,7 +131,6 @@ class Loftr(Matcher[LoftrEncoding]):
             size1=encoding1.size,
             method=self.name,
         )
-        return refine_matches(matches, encoding0.gray_levels, encoding1.gray_levels)
 
     def _full_size(self, points: Tensor, encoding: LoftrEncoding) -> NDArray[np.float32]:
         """From the network's frame to pixels of the full-size image, pixel centres at integers."""
@@ -157,7 +148,6 @@ def build_loftr(options: MatcherOptions) -> Loftr:
         max_size_px=options.max_size_px or network.config.max_size_px,
         max_enlargement=options.max_enlargement or LoftrOptions.max_enlargement,
         max_num_matches=options.max_num_keypoints,
-        refine=options.refine,
     )
     return Loftr(network, of_matcher, device=device, dtype=dtype)
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiepoint.geometry import Matches
-from tiepoint.images import Image, ResizeMap, fitted_size, resize
+from tiepoint.images import GrayLevel, Image, ResizeMap, fitted_size, resize
 from tiepoint.matchers.base import Matcher, MatcherOptions
 
 Encoding = TypeVar("Encoding")
@@ -43,10 +43,11 @@ class View(NamedTuple, Generic[Encoding]):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Views(Generic[Encoding]):
-    """An image, and views of the whole of it from the smallest to the largest."""
+    """An image, and views of the whole of it from the smallest to the largest. gray_levels: as in Features."""
 
     image: Image
     views: tuple[View[Encoding], ...]
+    gray_levels: tuple[GrayLevel, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

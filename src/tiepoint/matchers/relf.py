@@ -192,7 +192,7 @@ def build_relf(options: MatcherOptions, detector: Extractor | None = None) -> Sp
             max_size_px=options.max_size_px or Sift.max_size_px,
         )
     extractor = RelfExtractor(model.network, detector, relf_config(model, options), device=device, dtype=dtype)
-    return SparseMatcher("relf", extractor, NearestKeypoints(), refine=options.refine)
+    return SparseMatcher("relf", extractor, NearestKeypoints())
 
 
 def relf_config(model: RelfModel, options: MatcherOptions) -> RelfConfig:

@@ -13,10 +13,9 @@ from PIL import Image as PillowImage
 from torch import Tensor
 
 from tiepoint.geometry import Matches
-from tiepoint.images import GrayLevel, Image, gray_levels, rgb_view
+from tiepoint.images import GrayLevel, Image, rgb_view
 from tiepoint.matchers.base import Matcher, MatcherOptions
 from tiepoint.matchers.dense_warp import DenseWarp
-from tiepoint.matchers.least_squares_matching import refine_matches
 from tiepoint.matchers.roma_network import SIZE_MULTIPLE_PX, Pyramid, RomaConfig, RomaNetwork, pixel_grid
 from tiepoint.networks.devices import device_and_dtype
 from tiepoint.networks.residual_trunk import TrunkConfig
@@ -51,7 +50,6 @@ class RomaOptions:
     fit: how a picture enters the square: "pad" keeps its aspect and pads below or to the right, "squash" fills
         the square, as the publisher does.
     num_matches: how many are sampled from the warp.
-    refine: whether those are moved to where the pictures agree (`least_squares_matching`); the warp is not.
     seed: of the sampling.
     """
 
@@ -59,7 +57,6 @@ class RomaOptions:
     upsample_px: int | None = 864
     fit: Literal["pad", "squash"] = "pad"
     num_matches: int = 5000
-    refine: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -96,7 +93,7 @@ class RomaEncoding:
     size: (width, height) of the full-size image.
     extent: the part of the square that the picture fills along x and y.
     blank: whether the picture is of one colour, so that it shows nothing to match.
-    gray_levels: the full-size image at falling sizes, where matches are refined on them.
+    gray_levels: as in Features.
     """
 
     coarse: Pyramid
@@ -104,7 +101,7 @@ class RomaEncoding:
     size: tuple[int, int]
     extent: tuple[float, float]
     blank: bool
-    gray_levels: tuple[GrayLevel, ...] | None
+    gray_levels: tuple[GrayLevel, ...] | None = None
 
 
 class Roma(Matcher[RomaEncoding]):
@@ -144,12 +141,10 @@ class Roma(Matcher[RomaEncoding]):
             size=image.size,
             extent=(width / last_side, height / last_side),
             blank=bool((pixels == pixels[0, 0]).all()),
-            gray_levels=gray_levels(image) if options.refine else None,
         )
 
     def match(self, encoding0: RomaEncoding, encoding1: RomaEncoding) -> Matches:
-        matches = self.match_dense(encoding0, encoding1).sample(self.options.num_matches, self.options.seed)
-        return refine_matches(matches, encoding0.gray_levels, encoding1.gray_levels)
+        return self.match_dense(encoding0, encoding1).sample(self.options.num_matches, self.options.seed)
 
     @torch.inference_mode()
     def match_dense(self, encoding0: RomaEncoding, encoding1: RomaEncoding) -> DenseWarp:
@@ -211,7 +206,7 @@ def options_for(options: MatcherOptions, presets: Mapping[int, RomaOptions], def
     sizes = [size for size in presets if size <= allowed]
     if not sizes:
         raise ValueError(f"max_size_px: RoMa needs at least {min(presets)}, got {allowed}")
-    preset = replace(presets[max(sizes)], refine=options.refine)
+    preset = presets[max(sizes)]
     if options.max_num_keypoints is None:
         return preset
     return replace(preset, num_matches=options.max_num_keypoints)

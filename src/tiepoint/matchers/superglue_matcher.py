@@ -137,7 +137,7 @@ def build_superpoint_superglue(options: MatcherOptions) -> SparseMatcher:
     else:
         extractor = superpoint_extractor(superpoint or default_weights("superpoint"), options)
     _check_dim(matcher, extractor.descriptor_dim, weights, "their SuperPoint")
-    return SparseMatcher("superpoint+superglue", extractor, matcher, refine=options.refine)
+    return SparseMatcher("superpoint+superglue", extractor, matcher)
 
 
 def _check_dim(matcher: SuperGlueMatcher, descriptor_dim: int, weights: str, detector: str) -> None:
@@ -164,7 +164,7 @@ def build_sift_superglue(options: MatcherOptions) -> SparseMatcher:
     weights = options.weights or default_weights("sift+superglue")
     matcher = superglue_matcher(weights, options)
     _check_dim(matcher, 128, weights, "SIFT")
-    return SparseMatcher("sift+superglue", extractor, matcher, refine=options.refine)
+    return SparseMatcher("sift+superglue", extractor, matcher)
 
 
 def build_orb_superglue(options: MatcherOptions) -> SparseMatcher:
@@ -176,4 +176,4 @@ def build_orb_superglue(options: MatcherOptions) -> SparseMatcher:
     weights = options.weights or default_weights("orb+superglue")
     matcher = superglue_matcher(weights, options)
     _check_dim(matcher, 256, weights, "ORB")
-    return SparseMatcher("orb+superglue", extractor, matcher, refine=options.refine)
+    return SparseMatcher("orb+superglue", extractor, matcher)

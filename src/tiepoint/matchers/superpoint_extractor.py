@@ -169,4 +169,4 @@ def build_superpoint(options: MatcherOptions) -> SparseMatcher:
     Raises WeightsError when its weights are not on this machine, saying how to get them.
     """
     extractor = superpoint_extractor(options.weights or default_weights("superpoint"), options)
-    return SparseMatcher("superpoint", extractor, NearestNeighbours(ratio=None), refine=options.refine)
+    return SparseMatcher("superpoint", extractor, NearestNeighbours(ratio=None))

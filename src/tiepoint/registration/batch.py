@@ -332,7 +332,7 @@ class _Worker:
         if config.method == "auto":
             self.registrar = Cascade(template, auto_steps(config.options), config.registration, mask=mask)
         else:
-            found = matcher(config.method, config.options.for_registration())
+            found = matcher(config.method, config.options.at_any_rotation())
             self.registrar = Registrar(template, found, config.registration, mask=mask)
         self.template_gray = gray_view(template)
         self.likeness = Likeness(self.template_gray)

@@ -31,13 +31,12 @@ def auto_steps(options: MatcherOptions) -> list[Step]:
     By `benchmarks/auto_rescues.py` those are SuperPoint with SuperGlue, and LoFTR. Methods whose weights are not on
     this machine are left out.
     """
-    options = options.for_registration()
     steps = [
         Step("sift", lambda: matcher("sift", options)),
         Step("sift, more keypoints", lambda: _searching_sift(options)),
     ]
     if find_spec("torch") is not None:
-        own = replace(options, look="once", weights=None, max_num_keypoints=None)
+        own = replace(options.at_any_rotation(), look="once", weights=None, max_num_keypoints=None)
         learned = ("superpoint+superglue", "loftr")
         steps += [Step(name, partial(matcher, name, own)) for name in learned if _has_weights(name)]
     return steps

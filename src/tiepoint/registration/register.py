@@ -13,7 +13,7 @@ from tiepoint.estimation import Estimate, fit
 from tiepoint.geometry import Matches, Transform, TransformKind, frame_corners
 from tiepoint.images import GrayLevel, Image, gray_levels, gray_view
 from tiepoint.matchers import Matcher
-from tiepoint.matchers.least_squares_matching import refine_matches
+from tiepoint.matchers.least_squares_matching import Refined, refine_matches
 from tiepoint.registration.agreement import Agreement, Likeness
 from tiepoint.registration.prediction import ErrorPrediction, predict_error
 from tiepoint.registration.refinement import (
@@ -90,6 +90,7 @@ class Registrar(Generic[Encoding]):
     """Registers sources to one template, which is encoded once.
 
     template: the picture whose frame all others are brought into.
+    matcher: its matches are taken as found, since the whole picture is aligned by intensity afterwards.
     mask: (H, W) bool of the template; matches and intensities outside of it do not count, nor do errors outside
         the rectangle around it.
     """
@@ -105,7 +106,7 @@ class Registrar(Generic[Encoding]):
         if mask is not None and mask.shape != (template.height, template.width):
             raise ValueError(f"mask: expected shape {(template.height, template.width)}, got {mask.shape}")
         self.template = template
-        self.matcher = matcher
+        self.matcher = matcher.matcher if isinstance(matcher, Refined) else matcher
         self.config = config or RegistrationConfig()
         self.mask = mask
         self._counted = None if mask is None else _rectangle_around(mask)
@@ -118,7 +119,7 @@ class Registrar(Generic[Encoding]):
     def register(self, source: Image, encoding: Encoding | None = None) -> Registration:
         """Where `source` lies in the template; a failure is a rejected registration, never an exception.
 
-        What the matches as found do not carry is judged once more with them refined by least squares.
+        What would be refused is judged once more with its matches refined by least squares.
 
         encoding: the matcher's encoding of `source`, where it is at hand already.
         """
@@ -132,8 +133,8 @@ class Registrar(Generic[Encoding]):
         if result.accepted:
             return result
         refined = self._refine_matches(source, matches)
-        clock.lap("refine")
-        again = self._judge(source, refined, clock)
+        clock.lap("match")
+        again = self._judge(source, refined, clock, refined=True)
         return again if again.accepted else result
 
     def _match(self, encoding: Encoding) -> Matches:
@@ -145,8 +146,11 @@ class Registrar(Generic[Encoding]):
             self._levels = gray_levels(self.template)
         return refine_matches(matches, gray_levels(source), self._levels)
 
-    def _judge(self, source: Image, matches: Matches, clock: _Clock) -> Registration:
-        """Fit, refine and test, the cheap tests first: what fails them is not looked at further."""
+    def _judge(self, source: Image, matches: Matches, clock: _Clock, *, refined: bool = False) -> Registration:
+        """Fit, refine and test, the cheap tests first: what fails them is not looked at further.
+
+        refined: whether `matches` are, so that those of the mirrored source must be, too.
+        """
         config = self.config
         estimate = fit(matches, config.model, threshold_px=config.threshold_px, seed=config.seed)
         clock.lap("fit")
@@ -170,7 +174,7 @@ class Registrar(Generic[Encoding]):
         alike = self._likeness(gray, transform)
         checks += outcome_checks(alike, prediction, self.template.size, config.limits)
         if alike.structure < _DOUBTFUL_LIKENESS and all(check.passed for check in checks):
-            checks += (handedness_check(alike.structure, self._mirrored_likeness(source)),)
+            checks += (handedness_check(alike.structure, self._mirrored_likeness(source, refined=refined)),)
         clock.lap("check")
         return Registration(
             transform=transform,
@@ -189,11 +193,13 @@ class Registrar(Generic[Encoding]):
         evidence = evidence_checks(estimate, matches, config.limits, seed=config.seed, counted=self._counted)
         return evidence + geometric_checks(transform, matches, config.limits)
 
-    def _mirrored_likeness(self, source: Image) -> float:
+    def _mirrored_likeness(self, source: Image, *, refined: bool) -> float:
         """The likeness that the source reaches turned left to right, 0 where that is no alignment."""
         config = self.config
         mirrored = Image(np.ascontiguousarray(source.pixels[:, ::-1]))
         matches = self._match(self.matcher.encode(mirrored))
+        if refined:
+            matches = self._refine_matches(mirrored, matches)
         estimate = fit(matches, config.model, threshold_px=config.threshold_px, seed=config.seed)
         if estimate.model is None:
             return 0.0
