@@ -18,6 +18,9 @@ import numpy as np
 from auto_rescues import Case, cases
 
 from tiepoint.estimation import fit
+from tiepoint.evaluation.contestants import CatalogueMethod
+from tiepoint.evaluation.homography import mean_error_px
+from tiepoint.evaluation.report import failures_as_infinite
 from tiepoint.geometry import Matches
 from tiepoint.geometry.error_curve import auc
 from tiepoint.images import gray_levels
@@ -28,15 +31,13 @@ METHODS = ("sift", "orb", "superpoint+superglue", "loftr")
 LIMITS_PX = (1, 3, 5)
 
 
-def error_px(case: Case, matches: Matches) -> float:
-    """Mean distance at the case's points; infinite without a homography."""
-    model = fit(matches, "homography").model
-    error = np.inf if model is None else float(model.residuals(*case.points).mean())
-    return error if np.isfinite(error) else np.inf
+def error_px(case: Case, matches: Matches) -> float | None:
+    """Mean distance at the case's points; None without a homography."""
+    return mean_error_px(fit(matches, "homography").model, *case.points)
 
 
 def measured(method: Matcher[Any], found: list[Case]) -> tuple[list[float], list[float], list[float]]:
-    """Errors as found, refined, and milliseconds, pair by pair."""
+    """Errors as found and refined, infinite without a homography, and milliseconds, pair by pair."""
     before, after, milliseconds = [], [], []
     for case in found:
         matches = method(case.source, case.template)
@@ -45,7 +46,7 @@ def measured(method: Matcher[Any], found: list[Case]) -> tuple[list[float], list
         refined = refine_matches(matches, gray_levels(case.source), gray_levels(case.template))
         milliseconds.append(1e3 * (time.perf_counter() - start))
         after.append(error_px(case, refined))
-    return before, after, milliseconds
+    return failures_as_infinite(before), failures_as_infinite(after), milliseconds
 
 
 def main() -> None:
@@ -65,7 +66,12 @@ def main() -> None:
         for name in arguments.method or METHODS:
             before, after, milliseconds = measured(matcher(name, options), found)
             curves = ("/".join(f"{100 * auc(errors, limit):.1f}" for limit in LIMITS_PX) for errors in (before, after))
-            row = (f"{title} ({len(found)})", name, *curves, f"{np.mean(milliseconds):.0f}")
+            row = (
+                f"{title} ({len(found)})",
+                CatalogueMethod(name, options).name,
+                *curves,
+                f"{np.mean(milliseconds):.0f}",
+            )
             print(f"| {' | '.join(row)} |", flush=True)
 
 

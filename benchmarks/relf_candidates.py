@@ -2,25 +2,22 @@
 
     python benchmarks/relf_candidates.py PHOTOS [--count 2] [--out FOLDER]
 
-That is `tiepoint evaluate rotation` in bf16, but for the second method.
+The other rows are those of `tiepoint evaluate rotation PHOTOS --method relf --method sift --precision bf16`.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tiepoint.evaluation.contestants import CatalogueEncoder, CatalogueMethod, Contestant, Encoder
 from tiepoint.evaluation.rotation import Rotation, rotation_pairs
 from tiepoint.evaluation.session import run_session
-from tiepoint.matchers import MatcherOptions, SparseMatcher
+from tiepoint.matchers import MatcherOptions
 from tiepoint.matchers.least_squares_matching import Refined
-from tiepoint.matchers.nearest import NearestKeypoints
-from tiepoint.matchers.relf import RelfConfig, RelfExtractor, load_relf
-from tiepoint.matchers.sift import Sift
-from tiepoint.networks.devices import device_and_dtype
+from tiepoint.matchers.relf import RelfExtractor, build_relf
 
 OPTIONS = MatcherOptions(precision="bf16")
 
@@ -35,11 +32,10 @@ class BestOrientation(Contestant):
         return {"method": self.name}
 
     def prepare(self) -> Encoder:
-        device, dtype = device_and_dtype(OPTIONS.device, OPTIONS.precision)
-        network = load_relf("tiepoint-relf").network
-        detector, config = Sift(max_num_keypoints=2048), RelfConfig(candidate_ratio=None)
-        extractor = RelfExtractor(network, detector, config, device=device, dtype=dtype)
-        return CatalogueEncoder(Refined(SparseMatcher("relf", extractor, NearestKeypoints())))
+        relf = build_relf(OPTIONS)
+        assert isinstance(relf.extractor, RelfExtractor)
+        relf.extractor.config = replace(relf.extractor.config, candidate_ratio=None)
+        return CatalogueEncoder(Refined(relf))
 
 
 def main() -> None:

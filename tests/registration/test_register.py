@@ -56,15 +56,11 @@ class Rough(Matcher):
         return replace(found, points1=(found.points1 + noise).astype(np.float32))
 
 
-def without_refinement(monkeypatch):
-    monkeypatch.setattr("tiepoint.registration.register.refine_matches", lambda matches, *_: matches)
-
-
 def test_what_rough_matches_do_not_carry_is_judged_again_with_them_refined(template_pixels, monkeypatch):
     source = Image(seen(template_pixels, TRUTHS[1], seed=0))
     registrar = Registrar(Image(template_pixels), Rough(noise_px=5))
     with monkeypatch.context() as patched:
-        without_refinement(patched)
+        patched.setattr("tiepoint.registration.register.refine_matches", lambda matches, *_: matches)
         assert not registrar.register(source).accepted
     result = registrar.register(source)
     assert result.accepted, result.verdict.reasons

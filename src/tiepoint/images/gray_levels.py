@@ -12,7 +12,7 @@ from tiepoint.images.image import Image
 from tiepoint.images.resize import ResizeMap, resize
 from tiepoint.images.views import gray_view
 
-_COARSEST_PX = 500
+_COARSEST_PX = 500  # long side: what methods find at 640 px and more is off by a few pixels of this
 _SMOOTHING_PX = 0.8  # takes the corners off the pixels, which sampling between them would shift
 _LONGEST_PX = 32766  # OpenCV samples no longer pictures
 

@@ -134,6 +134,8 @@ class Registrar(Generic[Encoding]):
             return result
         refined = self._refine_matches(source, matches)
         clock.lap("match")
+        if refined is matches:  # too few to refine
+            return result
         again = self._judge(source, refined, clock, refined=True)
         return again if again.accepted else result
 
