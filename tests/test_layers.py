@@ -7,7 +7,7 @@ import tiepoint
 
 PACKAGE = Path(tiepoint.__file__).parent
 LAYERS = (
-    "images", "geometry", "estimation", "networks", "weights", "matchers", "registration", "training",
+    "images", "geometry", "estimation", "networks", "weights", "matchers", "registration", "sets", "training",
     "evaluation", "plot", "cli",
 )  # fmt: skip
 FORBIDDEN = {"torchvision", "timm", "xformers", "kornia", "romatch", "e2cnn", "escnn"}

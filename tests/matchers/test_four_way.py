@@ -110,6 +110,19 @@ def test_a_voter_spares_the_turns_it_speaks_against(turns: int) -> None:
     )
 
 
+@pytest.mark.parametrize(("angle_deg", "tried"), [(20, {0}), (40, {0, 1}), (-40, {0, 3}), (140, {1, 2}), (-160, {2})])
+def test_between_two_turns_both_are_tried(angle_deg: float, tried: set[int]) -> None:
+    rng = np.random.default_rng(1)
+    picture = cv2.resize(rng.integers(0, 256, (24, 24), np.uint8), (240, 240), interpolation=cv2.INTER_CUBIC)
+    clockwise = cv2.getRotationMatrix2D((119.5, 119.5), -angle_deg, 1)
+    four_way = FourWay(ByPatch(), SparseMatcher("sift", Sift(), NearestNeighbours()))
+    encoding0, encoding1 = four_way.encode_batch(
+        [Image(picture), Image(cv2.warpAffine(picture, clockwise, (240, 240)))]
+    )
+    four_way.match(encoding0, encoding1)
+    assert encoding1.encodings.keys() == tried
+
+
 def test_without_a_clear_vote_all_turns_are_tried(image: Image) -> None:
     inner = ByPatch()
     FourWay(inner, SparseMatcher("sift", Sift(), NearestNeighbours()))(image, Image(np.zeros((9, 9), np.uint8)))

@@ -22,6 +22,12 @@ def _register() -> click.Command:
     return register
 
 
+def _match_set() -> click.Command:
+    from tiepoint.cli.match_set import match_set
+
+    return match_set
+
+
 def _apply() -> click.Command:
     from tiepoint.cli.apply import apply
 
@@ -61,6 +67,7 @@ def _submit() -> click.Command:
 _COMMANDS: dict[str, tuple[str, Callable[[], click.Command]]] = {
     "register": ("Bring photographs into the frame of a template.", _register),
     "match": ("Match two photographs and fit what relates them.", _match),
+    "match-set": ("Match a folder's photographs with one another, for COLMAP or hloc.", _match_set),
     "apply": ("Warp other channels of the same shots by a run's transforms.", _apply),
     "evaluate": ("Measure methods by the field's protocols.", _evaluate),
     "submit": ("Write the file a competition asks for.", _submit),

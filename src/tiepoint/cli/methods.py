@@ -13,10 +13,8 @@ from tiepoint.matchers import METHODS
 def methods() -> None:
     """List the matching methods: what they are, their licence, what they need."""
     width = max(len(name) for name in METHODS)
-    click.echo(
-        f"{'auto':{width}}  register's default: SIFT, then weaker keypoints, then RELF and LoFTR, each only where"
-    )
-    click.echo(f"{'':{width}}  the one before is refused")
+    click.echo(f"{'auto':{width}}  register's default: SIFT, then weaker keypoints, then SuperPoint with SuperGlue,")
+    click.echo(f"{'':{width}}  then LoFTR, each only where the one before is refused")
     installed = find_spec("torch") is not None
     for method in METHODS.values():
         needs = "PyTorch" if method.needs_torch else "nothing more"

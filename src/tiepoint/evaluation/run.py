@@ -12,7 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import closing
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
@@ -23,6 +24,7 @@ from tiepoint.evaluation.contestants import Contestant, Encoded, Encoder
 from tiepoint.evaluation.pairs import ImagePair
 from tiepoint.evaluation.sources import Source
 from tiepoint.geometry import Matches
+from tiepoint.matchers.kept_encodings import KeptEncodings
 from tiepoint.registration.processes import ignore_interrupts, threads_in_environment
 
 if TYPE_CHECKING:
@@ -35,9 +37,6 @@ Record = TypeVar("Record", bound="DataclassInstance")
 
 Lines: TypeAlias = Generator[tuple[str, str], None, None]
 """(key, JSON line) of each pair."""
-
-MAX_KEPT_BYTES = 2_000_000_000
-"""Encodings kept in memory by one worker; beyond it, the one needed last is made anew when its turn comes."""
 
 
 class Protocol(ABC, Generic[Pair, Record]):
@@ -139,14 +138,22 @@ def _blocks(pairs: Sequence[Pair], workers: int) -> list[list[Pair]]:
 
 
 def _run_block(protocol: Protocol[Pair, Record], encoder: Encoder, pairs: Sequence[Pair]) -> Lines:
-    encodings = _Encodings(encoder, pairs)
+    encodings = KeptEncodings(partial(_encoded, encoder), [(pair.source0, pair.source1) for pair in pairs])
     for position, pair in enumerate(pairs):
         line = json.dumps({"key": pair.key, **_run_pair(protocol, encoder, pair, encodings)}, allow_nan=False)
         encodings.done(position)
         yield pair.key, line
 
 
-def _run_pair(protocol: Protocol[Pair, Record], encoder: Encoder, pair: Pair, encodings: _Encodings) -> dict[str, Any]:
+def _encoded(encoder: Encoder, source: Source) -> Encoded:
+    frame = source.read()
+    started = time.perf_counter()
+    return Encoded(frame, encoder.encode(frame), encoder, time.perf_counter() - started)
+
+
+def _run_pair(
+    protocol: Protocol[Pair, Record], encoder: Encoder, pair: Pair, encodings: KeptEncodings[Source, Encoded]
+) -> dict[str, Any]:
     try:
         encoded0, encoded1 = encodings[pair.source0], encodings[pair.source1]
         started = time.perf_counter()
@@ -162,51 +169,6 @@ def _run_pair(protocol: Protocol[Pair, Record], encoder: Encoder, pair: Pair, en
         "match_s": matched - started,
         "measure_s": time.perf_counter() - matched,
     }
-
-
-class _Encodings:
-    """The encodings that later pairs need, each made once while they fit in `MAX_KEPT_BYTES`."""
-
-    def __init__(self, encoder: Encoder, pairs: Sequence[ImagePair]) -> None:
-        self._encoder = encoder
-        self._kept: dict[Source, Encoded] = {}
-        self._uses: dict[Source, list[int]] = {}
-        for position, pair in enumerate(pairs):
-            for source in (pair.source0, pair.source1):
-                self._uses.setdefault(source, []).append(position)
-        self._position = -1
-
-    def __getitem__(self, source: Source) -> Encoded:
-        if source not in self._kept:
-            frame = source.read()
-            started = time.perf_counter()
-            encoding = self._encoder.encode(frame)
-            self._kept[source] = Encoded(frame, encoding, self._encoder, time.perf_counter() - started)
-        return self._kept[source]
-
-    def done(self, position: int) -> None:
-        """Forget what no pair after `position` needs, and what does not fit."""
-        for source in [source for source in self._kept if self._uses[source][-1] <= position]:
-            del self._kept[source]
-        while len(self._kept) > 1 and self._num_bytes() > MAX_KEPT_BYTES:
-            del self._kept[max(self._kept, key=lambda source: self._next_use(source, position))]
-
-    def _num_bytes(self) -> int:
-        return sum(_num_bytes((kept.frame, kept.encoding)) for kept in self._kept.values())
-
-    def _next_use(self, source: Source, position: int) -> int:
-        return next(use for use in self._uses[source] if use > position)
-
-
-def _num_bytes(value: Any) -> int:
-    """Of all arrays and tensors in dataclasses, tuples, lists and dictionaries."""
-    if hasattr(value, "nbytes"):
-        return int(value.nbytes)
-    if is_dataclass(value):
-        return sum(_num_bytes(getattr(value, field.name)) for field in fields(value))
-    if isinstance(value, dict):
-        return sum(map(_num_bytes, value.values()))
-    return sum(map(_num_bytes, value)) if isinstance(value, (list, tuple)) else 0
 
 
 @dataclass

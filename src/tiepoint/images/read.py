@@ -243,6 +243,21 @@ def _turn_upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     return pixels
 
 
+def points_in_file(points: NDArray[np.float32], path: Path) -> NDArray[np.float32]:
+    """Points (N, 2) of the upright picture that `read_image` returns, in the file's own pixels.
+
+    For programs that leave the EXIF orientation alone, COLMAP for one. Raises ImageError as `read_image` does.
+    """
+    header = _read_header(path, path.read_bytes())
+    width, height = header.size[::-1] if header.orientation in (5, 6, 7, 8) else header.size
+    x, y = points[:, 0], points[:, 1]
+    if header.orientation in (2, 3, 6, 7):
+        x = width - 1 - x
+    if header.orientation in (3, 4, 7, 8):
+        y = height - 1 - y
+    return np.stack([y, x] if header.orientation in (5, 6, 7, 8) else [x, y], axis=1)
+
+
 def _turned_metadata(header: _Header) -> Metadata:
     dpi = header.metadata.resolution_dpi
     if dpi is not None and header.orientation in (5, 6, 7, 8):

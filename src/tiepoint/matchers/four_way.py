@@ -17,6 +17,7 @@ Encoding = TypeVar("Encoding")
 NUM_TURNS = 4
 _FEWEST_VOTES = 10
 _LEAST_SUPPORT = 0.6
+_REACH_DEG = 60.0  # the methods hold to 45; beyond 30 from one turn, the next may be the better
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +48,8 @@ class FourWay(Matcher[Turns[Encoding]]):
     encodings for a pair; with a voter, as a rule, what the method itself takes and the voter.
 
     voter: a method whose keypoints have an orientation. Where its matches agree on the rotation (six of ten
-    within 22.5 degrees, ten at least), the nearest quarter turn alone is tried: not the angle itself, for that
-    resamples the picture, where quarters map its pixels and the points back exactly.
+    within 22.5 degrees, ten at least), only quarter turns within 60 degrees of it are tried, one or two: not the
+    angle itself, for that resamples the picture, where quarters map its pixels and the points back exactly.
     """
 
     def __init__(self, matcher: Matcher[Encoding], voter: SparseMatcher | None = None) -> None:
@@ -76,7 +77,9 @@ class FourWay(Matcher[Turns[Encoding]]):
         vote = relative_rotation(oriented0, oriented1, indices)
         if vote is None or vote.num_votes < _FEWEST_VOTES or vote.support < _LEAST_SUPPORT:
             return tuple(range(NUM_TURNS))
-        return (round(vote.angle_deg / 90) % NUM_TURNS,)  # image 1 is turned clockwise and goes back the other way
+        # Image 1 is turned clockwise and goes back the other way.
+        left = {turn: abs((vote.angle_deg - 90 * turn + 180) % 360 - 180) for turn in range(NUM_TURNS)}
+        return tuple(turn for turn in range(NUM_TURNS) if left[turn] <= _REACH_DEG)
 
 
 def turned_back(points: NDArray[np.float32], num_turns: int, size: tuple[int, int]) -> NDArray[np.float32]:

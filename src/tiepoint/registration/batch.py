@@ -7,7 +7,6 @@ records at the end, in the order of the sources, so that they do not depend on w
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import itertools
@@ -60,7 +59,7 @@ from tiepoint.registration.report import write_report
 from tiepoint.registration.sources import Source
 from tiepoint.registration.thumbnails import thumbnails
 from tiepoint.registration.warp import warp_with_mask
-from tiepoint.weights import WeightsError, find_weights
+from tiepoint.weights import weights_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,19 +88,9 @@ class BatchConfig:
         total.update(repr((self.method, self.options, self.registration, self.overlays, self.max_pixels)).encode())
         if self.method == "auto":
             total.update(repr([step.name for step in auto_steps(self.options)]).encode())
-        for path in (self.template, self.mask, *_weights_files(self.options.weights)):
+        for path in (self.template, self.mask, *weights_files(self.options.weights)):
             total.update(b"|" + (path.read_bytes() if path is not None and path.is_file() else b""))
         return total.hexdigest()
-
-
-def _weights_files(weights: str | None) -> list[Path]:
-    """The files that `weights`, names or files joined by +, stand for; without any, the package's go by its version."""
-    if weights is None:
-        return []
-    parts = [weights] if Path(weights).exists() else weights.split("+")
-    with contextlib.suppress(WeightsError):  # which the matcher will tell
-        return [find_weights(part) for part in parts]
-    return []
 
 
 def output_folders(out: Path) -> tuple[Path, ...]:

@@ -51,7 +51,8 @@ def judge(matcher: Matcher[Any], pairs: list[HeldOutPair]) -> dict[str, float]:
 
     MMA_1, MMA_3: share of matches within 1 and 3 px of the truth, 0 for a pair without matches (Dusmanu et al.
     2019). correct: matches within 3 px. AUC_3, AUC_5: area under the cumulative mean corner error of the
-    homography fitted to them, up to 3 and 5 px (SuperGlue, section 5.1).
+    homography fitted to them, up to 3 and 5 px (SuperGlue, section 5.1). within_3: share of pairs with that error
+    within 3 px.
     """
     accuracy, correct, corner = [], [], []
     for pair in pairs:
@@ -66,7 +67,8 @@ def judge(matcher: Matcher[Any], pairs: list[HeldOutPair]) -> dict[str, float]:
         corner.append(float(errors.mean()))
     mma_1, mma_3 = np.mean(accuracy, axis=0).tolist()
     aucs = {f"AUC_{t:.0f}": auc(corner, t) for t in _AUC_PX}
-    return {"MMA_3": mma_3, "MMA_1": mma_1, "correct": float(np.mean(correct)), **aucs}
+    within_3 = float(np.mean(np.array(corner) <= _CORRECT_PX))
+    return {"MMA_3": mma_3, "MMA_1": mma_1, "correct": float(np.mean(correct)), **aucs, "within_3": within_3}
 
 
 def draw_samples(matcher: Matcher[Any], pairs: list[HeldOutPair], path: Path, count: int = 6) -> None:

@@ -12,6 +12,7 @@ from tiepoint.weights.store import (
     load_strictly,
     load_weights,
     verify,
+    weights_files,
 )
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "load_strictly",
     "load_weights",
     "verify",
+    "weights_files",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import os
@@ -92,6 +93,19 @@ def find_weights(name_or_path: str | Path) -> Path:
         f"{', '.join(str(folder) for folder in search_folders())}. Get it with `tiepoint weights fetch "
         f"{entry.name}`, or bring the file and run `tiepoint weights import FILE`. Licence: {entry.licence}"
     )
+
+
+def weights_files(weights: str | None) -> list[Path]:
+    """The files that a matcher's `weights`, names or files joined by +, stand for, as far as they are there.
+
+    None, the package's own, stands for none.
+    """
+    if weights is None:
+        return []
+    parts = [weights] if Path(weights).exists() else weights.split("+")
+    with contextlib.suppress(WeightsError):  # which the matcher will tell
+        return [find_weights(part) for part in parts]
+    return []
 
 
 def check_file(entry: WeightsEntry, path: Path) -> None:

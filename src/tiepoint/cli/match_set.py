@@ -1,0 +1,128 @@
+"""`tiepoint match-set`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tiepoint.cli.options import method_options
+from tiepoint.images import DEFAULT_MAX_PIXELS
+from tiepoint.matchers import METHODS, MatcherOptions, MethodUnavailable
+
+if TYPE_CHECKING:
+    from tiepoint.sets.pairs import Pair
+
+_MERGE_PX = 4.0
+"""Of methods without keypoints, whose points in a photograph differ from pair to pair."""
+
+
+@click.command("match-set")
+@click.argument("photographs", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Output folder.")
+@method_options(default="sift")
+@click.option(
+    "--pairs",
+    "listed",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file of pairs, two names a line; by default every photograph is matched with every other.",
+)
+@click.option("--window", type=click.IntRange(1), help="Each photograph with so many that follow it by name.")
+@click.option(
+    "--format",
+    "formats",
+    type=click.Choice(["colmap", "hloc"]),
+    multiple=True,
+    default=("colmap",),
+    show_default=True,
+    help="May be given twice.",
+)
+@click.option(
+    "--cameras",
+    type=click.Choice(["auto", "single", "per-folder", "per-image"]),
+    default="auto",
+    show_default=True,
+    help="Which photographs COLMAP takes for one camera's; auto: those whose EXIF agrees.",
+)
+@click.option(
+    "--merge-px",
+    type=click.FloatRange(0),
+    help="Points of a photograph in one square of this side are one keypoint."
+    f"  [default: 0 for methods with keypoints, else {_MERGE_PX:g}]",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the geometric verification.")
+@click.option("--max-pixels", default=DEFAULT_MAX_PIXELS, show_default=True, help="Refuse larger pictures.")
+def match_set(
+    photographs: Path,
+    out: Path,
+    method: str,
+    options: MatcherOptions,
+    listed: Path | None,
+    window: int | None,
+    formats: tuple[str, ...],
+    cameras: Any,
+    merge_px: float | None,
+    seed: int,
+    max_pixels: int,
+) -> None:
+    """Match the photographs of a folder with one another, for a reconstruction.
+
+    Writes OUT/database.db, with which COLMAP's mapper can begin at once (`--format colmap`), or OUT/features.h5 and
+    OUT/matches.h5 (`--format hloc`). Each pair's matches are kept in OUT/matches: a set that was interrupted, or has
+    grown, goes on from there. Ends with 0, with 2 when a photograph could not be read, with 1 for bad input.
+    """
+    from tiepoint.sets.colmap import check_colmap, write_database
+    from tiepoint.sets.hloc import check_hloc, write_hloc
+    from tiepoint.sets.matching import SetConfig, match_pairs
+    from tiepoint.sets.pairs import photograph_names
+    from tiepoint.sets.tie_points import tie_points
+
+    sparse = method in METHODS and METHODS[method].kind == "sparse"
+    if sparse:  # a track wants one keypoint in all its pairs: matches stay where the keypoints are
+        options = replace(options, refine=False)
+    config = SetConfig(folder=photographs, method=method, options=options, max_pixels=max_pixels)
+    try:
+        if "colmap" in formats:
+            check_colmap()
+        if "hloc" in formats:
+            check_hloc()
+        pairs = _pairs(photograph_names(photographs), listed, window)
+        with _bar(len(pairs), method) as bar:
+            found = match_pairs(config, pairs, out / "matches", progress=bar.update)
+        for reason in found.unreadable.values():
+            click.echo(reason, err=True)
+        points = tie_points(found.matches(), merge_px if merge_px is not None else 0 if sparse else _MERGE_PX)
+        num_matches = sum(map(len, points.rows.values()))
+        click.echo(f"{len(points.keypoints)} photographs, {len(points.rows)} pairs, {num_matches} matches")
+        if "hloc" in formats:
+            write_hloc(out / "features.h5", out / "matches.h5", points)
+            click.echo(f"{out / 'features.h5'}, {out / 'matches.h5'}")
+        if "colmap" in formats:
+            path = out / "database.db"
+            with _bar(len(points.rows), "geometry") as bar:
+                held = write_database(path, photographs, points, cameras=cameras, seed=seed, progress=bar.update)
+            click.echo(f"{path}: {len(held)} pairs hold geometrically. Next:")
+            click.echo(f"colmap mapper --database_path {path} --image_path {photographs} --output_path {out}")
+    except (MethodUnavailable, ValueError, OSError, RuntimeError) as error:
+        raise click.ClickException(str(error)) from error
+    if found.unreadable:
+        click.get_current_context().exit(2)
+
+
+def _bar(total: int, what: str) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=what, unit="pair", file=sys.stderr, disable=None)
+
+
+def _pairs(names: list[str], listed: Path | None, window: int | None) -> list[Pair]:
+    from tiepoint.sets.pairs import all_pairs, listed_pairs, window_pairs
+
+    if listed is not None and window is not None:
+        raise ValueError("--pairs and --window: expected one of them")
+    if listed is not None:
+        return listed_pairs(listed, names)
+    return all_pairs(names) if window is None else window_pairs(names, window)
