@@ -57,6 +57,7 @@ def test_a_window_leaves_out_the_rest(folder):
     [
         (("none", "--out", "x"), "'none' does not exist"),
         (("out_of_nothing", "--out", "x"), "expected at least two photographs, found 0"),
+        (("damaged", "--out", "x"), "of no pair could both photographs be read"),
         (("set", "--out", "x", "--method", "surf"), "there are: sift"),
         (("set", "--out", "x", "--pairs", "pairs.txt"), "pairs.txt, line 2: expected two photographs' names"),
         (("set", "--out", "x", "--pairs", "pairs.txt", "--window", "2"), "expected one of them"),
@@ -64,7 +65,10 @@ def test_a_window_leaves_out_the_rest(folder):
 )
 def test_bad_input_is_told_in_a_line(folder, arguments, message):
     pytest.importorskip("pycolmap")
-    (folder / "out_of_nothing").mkdir(exist_ok=True)
+    for name in ("out_of_nothing", "damaged"):
+        (folder / name).mkdir(exist_ok=True)
+    for name in ("a.jpg", "b.jpg"):
+        (folder / "damaged" / name).write_bytes(b"")
     done = tiepoint(*arguments, cwd=folder)
     assert done.returncode == 1
     assert message in done.stderr

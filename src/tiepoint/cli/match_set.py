@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tiepoint.sets.pairs import Pair
 
 _MERGE_PX = 4.0
-"""Of methods without keypoints, whose points in a photograph differ from pair to pair."""
+"""Where a photograph's points differ from pair to pair."""
 
 
 @click.command("match-set")
@@ -51,7 +51,7 @@ _MERGE_PX = 4.0
     "--merge-px",
     type=click.FloatRange(0),
     help="Points of a photograph in one square of this side are one keypoint."
-    f"  [default: 0 for methods with keypoints, else {_MERGE_PX:g}]",
+    f"  [default: 0 where all pairs share keypoints, else {_MERGE_PX:g}]",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the geometric verification.")
 @click.option("--max-pixels", default=DEFAULT_MAX_PIXELS, show_default=True, help="Refuse larger pictures.")
@@ -80,9 +80,9 @@ def match_set(
     from tiepoint.sets.pairs import photograph_names
     from tiepoint.sets.tie_points import tie_points
 
-    sparse = method in METHODS and METHODS[method].kind == "sparse"
-    if sparse:  # a track wants one keypoint in all its pairs: matches stay where the keypoints are
-        options = replace(options, refine=False)
+    at_keypoints = _at_keypoints(method, options)
+    # A track wants one keypoint in all its pairs: where there are keypoints, matches stay at them.
+    options = replace(options, refine=not at_keypoints)
     config = SetConfig(folder=photographs, method=method, options=options, max_pixels=max_pixels)
     try:
         if "colmap" in formats:
@@ -94,7 +94,9 @@ def match_set(
             found = match_pairs(config, pairs, out / "matches", progress=bar.update)
         for reason in found.unreadable.values():
             click.echo(reason, err=True)
-        points = tie_points(found.matches(), merge_px if merge_px is not None else 0 if sparse else _MERGE_PX)
+        if not found.files:
+            raise ValueError(f"{photographs}: of no pair could both photographs be read")
+        points = tie_points(found.matches(), merge_px if merge_px is not None else 0 if at_keypoints else _MERGE_PX)
         num_matches = sum(map(len, points.rows.values()))
         click.echo(f"{len(points.keypoints)} photographs, {len(points.rows)} pairs, {num_matches} matches")
         if "hloc" in formats:
@@ -110,6 +112,14 @@ def match_set(
         raise click.ClickException(str(error)) from error
     if found.unreadable:
         click.get_current_context().exit(2)
+
+
+def _at_keypoints(method: str, options: MatcherOptions) -> bool:
+    """Whether a photograph's points are the same keypoints in every pair: not when it is turned or looked at again."""
+    entry = METHODS.get(method)  # one that is not there is told when it is built
+    if entry is None or entry.kind != "sparse":
+        return False
+    return options.look == "once" and (entry.turns or not options.four_way)
 
 
 def _bar(total: int, what: str) -> Any:
