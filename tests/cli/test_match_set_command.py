@@ -52,12 +52,20 @@ def test_a_window_leaves_out_the_rest(folder):
     assert "3 photographs, 2 pairs" in done.stdout
 
 
+def test_those_most_alike_are_matched(folder):
+    pytest.importorskip("h5py")
+    done = tiepoint("set", "--out", "alike", "--most-alike", "1", "--format", "hloc", cwd=folder)
+    assert done.returncode == 2
+    assert "broken.jpg: is not an image" in done.stderr
+    assert "3 photographs, 2 pairs" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("none", "--out", "x"), "'none' does not exist"),
         (("out_of_nothing", "--out", "x"), "expected at least two photographs, found 0"),
-        (("damaged", "--out", "x"), "of no pair could both photographs be read"),
+        (("damaged", "--out", "x"), "there is no pair of photographs to match"),
         (("set", "--out", "x", "--method", "surf"), "there are: sift"),
         (("set", "--out", "x", "--pairs", "pairs.txt"), "pairs.txt, line 2: expected two photographs' names"),
         (("set", "--out", "x", "--pairs", "pairs.txt", "--window", "2"), "expected one of them"),

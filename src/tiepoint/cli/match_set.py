@@ -30,6 +30,11 @@ _MERGE_PX = 4.0
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A file of pairs, two names a line; by default every photograph is matched with every other.",
 )
+@click.option(
+    "--most-alike",
+    type=click.IntRange(1),
+    help="Each photograph with so many that share most with it at a glance: for sets of hundreds.",
+)
 @click.option("--window", type=click.IntRange(1), help="Each photograph with so many that follow it by name.")
 @click.option(
     "--format",
@@ -61,6 +66,7 @@ def match_set(
     method: str,
     options: MatcherOptions,
     listed: Path | None,
+    most_alike: int | None,
     window: int | None,
     formats: tuple[str, ...],
     cameras: Any,
@@ -77,7 +83,6 @@ def match_set(
     from tiepoint.sets.colmap import check_colmap, write_database
     from tiepoint.sets.hloc import check_hloc, write_hloc
     from tiepoint.sets.matching import SetConfig, match_pairs
-    from tiepoint.sets.pairs import photograph_names
     from tiepoint.sets.tie_points import tie_points
 
     at_keypoints = _at_keypoints(method, options)
@@ -89,13 +94,14 @@ def match_set(
             check_colmap()
         if "hloc" in formats:
             check_hloc()
-        pairs = _pairs(photograph_names(photographs), listed, window)
+        pairs, unreadable = _pairs(photographs, listed, most_alike, window, max_pixels)
         with _bar(len(pairs), method) as bar:
             found = match_pairs(config, pairs, out / "matches", progress=bar.update)
-        for reason in found.unreadable.values():
+        unreadable |= found.unreadable
+        for reason in unreadable.values():
             click.echo(reason, err=True)
         if not found.files:
-            raise ValueError(f"{photographs}: of no pair could both photographs be read")
+            raise ValueError(f"{photographs}: there is no pair of photographs to match")
         points = tie_points(found.matches(), merge_px if merge_px is not None else 0 if at_keypoints else _MERGE_PX)
         num_matches = sum(map(len, points.rows.values()))
         click.echo(f"{len(points.keypoints)} photographs, {len(points.rows)} pairs, {num_matches} matches")
@@ -110,7 +116,7 @@ def match_set(
             click.echo(f"colmap mapper --database_path {path} --image_path {photographs} --output_path {out}")
     except (MethodUnavailable, ValueError, OSError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
-    if found.unreadable:
+    if unreadable:
         click.get_current_context().exit(2)
 
 
@@ -128,11 +134,19 @@ def _bar(total: int, what: str) -> Any:
     return tqdm(total=total, desc=what, unit="pair", file=sys.stderr, disable=None)
 
 
-def _pairs(names: list[str], listed: Path | None, window: int | None) -> list[Pair]:
-    from tiepoint.sets.pairs import all_pairs, listed_pairs, window_pairs
+def _pairs(
+    photographs: Path, listed: Path | None, most_alike: int | None, window: int | None, max_pixels: int
+) -> tuple[list[Pair], dict[str, str]]:
+    """What to match with what, and why photographs could not be read for that."""
+    from tiepoint.sets.alike import alike_pairs
+    from tiepoint.sets.pairs import all_pairs, listed_pairs, photograph_names, window_pairs
 
-    if listed is not None and window is not None:
-        raise ValueError("--pairs and --window: expected one of them")
+    if (listed is not None) + (most_alike is not None) + (window is not None) > 1:
+        raise ValueError("--pairs, --most-alike, --window: expected one of them")
+    names = photograph_names(photographs)
+    if most_alike is not None:
+        with _bar(len(all_pairs(names)), "glance") as bar:
+            return alike_pairs(photographs, names, most_alike, max_pixels=max_pixels, progress=bar.update)
     if listed is not None:
-        return listed_pairs(listed, names)
-    return all_pairs(names) if window is None else window_pairs(names, window)
+        return listed_pairs(listed, names), {}
+    return all_pairs(names) if window is None else window_pairs(names, window), {}
