@@ -39,7 +39,13 @@ def test_a_set_for_colmap_and_hloc(folder):
     assert "broken.jpg: is not an image" in done.stderr
     assert "3 photographs, 3 pairs" in done.stdout
     assert "colmap mapper --database_path out/database.db --image_path set" in done.stdout
-    assert sorted(p.name for p in (folder / "out").iterdir()) == ["database.db", "features.h5", "matches", "matches.h5"]
+    assert sorted(p.name for p in (folder / "out").iterdir()) == [
+        "database.db",
+        "features.h5",
+        "matches",
+        "matches.h5",
+        "pairs.txt",
+    ]
     database = pycolmap.Database.open(folder / "out" / "database.db")
     assert database.num_matched_image_pairs() == 3
     assert database.num_keypoints() > 300
@@ -66,6 +72,8 @@ def test_those_most_alike_are_matched(folder):
         (("none", "--out", "x"), "'none' does not exist"),
         (("out_of_nothing", "--out", "x"), "expected at least two photographs, found 0"),
         (("damaged", "--out", "x"), "there is no pair of photographs to match"),
+        (("set", "--out", "x", "--merge-px", "-1"), "-1.0 is not in the range"),
+        (("set", "--out", "x", "--seed", "-1"), "-1 is not in the range"),
         (("set", "--out", "x", "--method", "surf"), "there are: sift"),
         (("set", "--out", "x", "--pairs", "pairs.txt"), "pairs.txt, line 2: expected two photographs' names"),
         (("set", "--out", "x", "--pairs", "pairs.txt", "--window", "2"), "expected one of them"),

@@ -78,8 +78,8 @@ def test_a_reconstruction_grows_from_it(tmp_path):
     }
     points = tie_points(found.items(), 0)
     done = []
-    held = write_database(tmp_path / "database.db", tmp_path / "set", points, cameras="single", progress=done.append)
-    assert set(held) == set(found)
+    written = write_database(tmp_path / "database.db", tmp_path / "set", points, cameras="single", progress=done.append)
+    assert set(written.held) == set(found)
     assert sum(done) == len(found)
     models = pycolmap.incremental_mapping(tmp_path / "database.db", tmp_path / "set", tmp_path / "models")
     placed = {image.name: image.cam_from_world() for image in models[0].images.values() if image.has_pose}
@@ -101,23 +101,63 @@ def _project(scene, rotation, translation):
     return np.stack([FOCAL * x / z + 319.5, FOCAL * y / z + 239.5], axis=1).astype(np.float32)
 
 
-def test_the_database_appears_whole_or_not_at_all(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(b"no picture")
-    picture(tmp_path / "b.jpg")
+def test_what_colmap_does_not_take_is_left_out(tmp_path):
+    for name, size in (("a.jpg", SIZE), ("b.jpg", SIZE), ("tall.jpg", SIZE[::-1])):
+        picture(tmp_path / name, size)
+    PIL.Image.new("L", SIZE).save(tmp_path / "c.webp")
+    names = ["a.jpg", "b.jpg", "c.webp", "tall.jpg"]
+    points = points_of({name: [(1, 1)] for name in names}, {("a.jpg", name): [(0, 0)] for name in names[1:]})
+    alone = write_database(tmp_path / "database.db", tmp_path, points, cameras="per-image")
+    assert alone.left_out == ("c.webp",)
+    shared = write_database(tmp_path / "database.db", tmp_path, points, cameras="single")
+    assert shared.left_out == ("c.webp", "tall.jpg")
+    database, ids = opened(tmp_path / "database.db")
+    assert ids.keys() == {"a.jpg", "b.jpg"}
+    assert database.num_matched_image_pairs() == 1
+
+
+def test_nothing_of_an_older_database_is_left(tmp_path, monkeypatch):
+    path = tmp_path / "database.db"
+    for name in ("a.jpg", "b.jpg"):
+        picture(tmp_path / name)
     points = points_of({"a.jpg": [(1, 1)], "b.jpg": [(1, 1)]}, {("a.jpg", "b.jpg"): [(0, 0)]})
-    with pytest.raises(ValueError, match=r"COLMAP cannot read a\.jpg"):
-        write_database(tmp_path / "out" / "database.db", tmp_path, points)
-    assert list((tmp_path / "out").iterdir()) == []
+    for stale in ("", "-wal", "-shm"):
+        path.with_name(f"database.db{stale}").write_bytes(b"old")
+    monkeypatch.setattr(pycolmap, "estimate_two_view_geometry", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_database(path, tmp_path, points)
+    assert path.read_bytes() == b"old"
+    assert not list(tmp_path.glob(".*"))
+    monkeypatch.undo()
+    write_database(path, tmp_path, points)
+    assert {file.name for file in tmp_path.glob("database*")} == {"database.db"}
+    assert opened(path)[0].num_matched_image_pairs() == 1
 
 
-def test_hloc_gets_pixel_centres_at_integers(tmp_path):
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_hloc_gets_the_files_pixels_with_centres_at_integers(tmp_path, orientation):
     h5py = pytest.importorskip("h5py")
+    picture(tmp_path / "a.jpg", orientation=orientation)
+    picture(tmp_path / "sub" / "b.jpg")
     keypoints = {"a.jpg": [(1, 2), (3, 4), (5, 6)], "sub/b.jpg": [(7, 8), (9, 10)]}
     points = points_of(keypoints, {("a.jpg", "sub/b.jpg"): [(0, 1), (2, 0)]})
-    write_hloc(tmp_path / "features.h5", tmp_path / "matches.h5", points)
+    write_hloc(tmp_path, tmp_path, points)
+    first = {1: [1, 2], 3: [638, 477], 6: [2, 478]}[
+        orientation
+    ]  # 6: the file's top is the right of the upright picture
     with h5py.File(tmp_path / "features.h5") as features, h5py.File(tmp_path / "matches.h5") as matches:
-        assert features["a.jpg"]["keypoints"][()].tolist() == [[1, 2], [3, 4], [5, 6]]
-        assert features["sub/b.jpg"]["image_size"][()].tolist() == [640, 480]
+        assert features["a.jpg"]["keypoints"][0].tolist() == first
+        assert features["a.jpg"]["image_size"][()].tolist() == [640, 480]
+        assert features["sub/b.jpg"]["keypoints"][()].tolist() == [[7, 8], [9, 10]]
         pair = matches["a.jpg"]["sub-b.jpg"]
         assert pair["matches0"][()].tolist() == [1, -1, 0]
         assert pair["matching_scores0"][()].tolist() == [1, 0, 1]
+    assert (tmp_path / "pairs.txt").read_text() == "a.jpg sub/b.jpg\n"
+
+
+def test_names_that_hloc_confuses_are_told(tmp_path):
+    pytest.importorskip("h5py")
+    points = points_of({"a/b.jpg": [(1, 1)], "a-b.jpg": [(1, 1)]}, {("a/b.jpg", "a-b.jpg"): [(0, 0)]})
+    with pytest.raises(ValueError, match=r"hloc cannot tell a/b\.jpg from a-b\.jpg"):
+        write_hloc(tmp_path, tmp_path, points)
+    assert list(tmp_path.iterdir()) == []

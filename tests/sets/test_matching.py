@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tiepoint.geometry import load_matches
-from tiepoint.images import Image, write_image
+from tiepoint.images import Image, read_image, write_image
 from tiepoint.matchers import MatcherOptions, kept_encodings, matcher
 from tiepoint.matchers.kept_encodings import KeptEncodings
 from tiepoint.sets import matching
@@ -49,13 +49,26 @@ def test_what_changed_is_matched_again(folder, tmp_path):
     assert match_pairs(others, pairs, tmp_path / "kept").files["1.png", "2.png"] != before["1.png", "2.png"]
 
 
-def test_an_unreadable_photograph_is_told_and_left_out(folder, tmp_path):
+def test_a_damaged_file_of_matches_is_made_again(folder, tmp_path):
+    pairs = all_pairs(photograph_names(folder))
+    files = match_pairs(SetConfig(folder=folder), pairs, tmp_path / "kept").files
+    whole = files[pairs[0]].read_bytes()
+    for damaged in (b"", whole[:100]):
+        files[pairs[0]].write_bytes(damaged)
+        again = match_pairs(SetConfig(folder=folder), pairs, tmp_path / "kept")
+        assert [len(of_pair) > 0 for _, of_pair in again.matches()] == [True] * 3
+
+
+def test_all_that_is_left_out_is_told(folder, tmp_path):
     (folder / "1.png").write_bytes(b"no picture")
-    pairs = [*all_pairs(photograph_names(folder)), ("0.png", "gone.png")]
+    pairs = [("0.png", "1.png"), ("1.png", "gone.png"), ("0.png", "2.png"), ("3.png", "1.png")]
+    write_image(folder / "3.png", read_image(folder / "0.png"))
     found = match_pairs(SetConfig(folder=folder), pairs, tmp_path / "kept")
     assert list(found.files) == [("0.png", "2.png")]
-    assert "1.png: is not an image" in found.unreadable["1.png"]
-    assert "gone.png: cannot be read" in found.unreadable["gone.png"]
+    assert found.left_out.keys() == {"1.png", "3.png", "gone.png"}
+    assert "1.png: is not an image" in found.left_out["1.png"]
+    assert "gone.png: cannot be read" in found.left_out["gone.png"]
+    assert "3.png: none that it was to be matched with could be read" in found.left_out["3.png"]
 
 
 @pytest.mark.parametrize(("limit", "made"), [(400, "abcd"), (300, "abcdb")])

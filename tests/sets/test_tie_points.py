@@ -1,6 +1,7 @@
 """Keypoints that all pairs of a photograph share."""
 
 import numpy as np
+import pytest
 
 from tiepoint.geometry import Matches
 from tiepoint.sets.tie_points import tie_points
@@ -64,3 +65,9 @@ def test_a_pair_without_matches():
     assert points.rows[A, B].shape == (0, 2)
     assert linked(points, (B, C)) == {((1, 1), (2, 2))}
     assert tie_points([], 4).keypoints == {}
+
+
+@pytest.mark.parametrize("merge_px", [-1, float("nan"), float("inf")])
+def test_a_cell_has_a_size(merge_px):
+    with pytest.raises(ValueError, match="merge_px: expected a finite number"):
+        tie_points([], merge_px)

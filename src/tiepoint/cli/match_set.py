@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import click
 
 from tiepoint.cli.options import method_options
 from tiepoint.images import DEFAULT_MAX_PIXELS
-from tiepoint.matchers import METHODS, MatcherOptions, MethodUnavailable
+from tiepoint.matchers import METHODS, MatcherOptions
 
 if TYPE_CHECKING:
     from tiepoint.sets.pairs import Pair
@@ -58,7 +59,9 @@ _MERGE_PX = 4.0
     help="Points of a photograph in one square of this side are one keypoint."
     f"  [default: 0 where all pairs share keypoints, else {_MERGE_PX:g}]",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the geometric verification.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the geometric verification."
+)
 @click.option("--max-pixels", default=DEFAULT_MAX_PIXELS, show_default=True, help="Refuse larger pictures.")
 def match_set(
     photographs: Path,
@@ -76,9 +79,10 @@ def match_set(
 ) -> None:
     """Match the photographs of a folder with one another, for a reconstruction.
 
-    Writes OUT/database.db, with which COLMAP's mapper can begin at once (`--format colmap`), or OUT/features.h5 and
-    OUT/matches.h5 (`--format hloc`). Each pair's matches are kept in OUT/matches: a set that was interrupted, or has
-    grown, goes on from there. Ends with 0, with 2 when a photograph could not be read, with 1 for bad input.
+    Writes OUT/database.db, with which COLMAP's mapper can begin at once (`--format colmap`), or OUT/features.h5,
+    OUT/matches.h5 and OUT/pairs.txt (`--format hloc`). Each pair's matches are kept in OUT/matches: a set that was
+    interrupted, or has grown, goes on from there. Ends with 0, with 2 when photographs were left out, with 1 for bad
+    input.
     """
     from tiepoint.sets.colmap import check_colmap, write_database
     from tiepoint.sets.hloc import check_hloc, write_hloc
@@ -94,11 +98,11 @@ def match_set(
             check_colmap()
         if "hloc" in formats:
             check_hloc()
-        pairs, unreadable = _pairs(photographs, listed, most_alike, window, max_pixels)
+        pairs, left_out = _pairs(photographs, out, listed, most_alike, window, max_pixels)
         with _bar(len(pairs), method) as bar:
             found = match_pairs(config, pairs, out / "matches", progress=bar.update)
-        unreadable |= found.unreadable
-        for reason in unreadable.values():
+        left_out |= found.left_out
+        for reason in left_out.values():
             click.echo(reason, err=True)
         if not found.files:
             raise ValueError(f"{photographs}: there is no pair of photographs to match")
@@ -106,17 +110,20 @@ def match_set(
         num_matches = sum(map(len, points.rows.values()))
         click.echo(f"{len(points.keypoints)} photographs, {len(points.rows)} pairs, {num_matches} matches")
         if "hloc" in formats:
-            write_hloc(out / "features.h5", out / "matches.h5", points)
-            click.echo(f"{out / 'features.h5'}, {out / 'matches.h5'}")
+            click.echo(", ".join(map(str, write_hloc(out, photographs, points))))
         if "colmap" in formats:
             path = out / "database.db"
             with _bar(len(points.rows), "geometry") as bar:
-                held = write_database(path, photographs, points, cameras=cameras, seed=seed, progress=bar.update)
-            click.echo(f"{path}: {len(held)} pairs hold geometrically. Next:")
-            click.echo(f"colmap mapper --database_path {path} --image_path {photographs} --output_path {out}")
-    except (MethodUnavailable, ValueError, OSError, RuntimeError) as error:
+                written = write_database(path, photographs, points, cameras=cameras, seed=seed, progress=bar.update)
+            not_taken = f"COLMAP does not read it, or not with --cameras {cameras} beside others of another size"
+            for name in written.left_out:
+                left_out[name] = f"{photographs / name}: {not_taken}"
+                click.echo(left_out[name], err=True)
+            click.echo(f"{path}: {len(written.held)} pairs hold geometrically. Next:")
+            click.echo(_mapper(path, photographs, out))
+    except (ValueError, OSError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
-    if unreadable:
+    if left_out:
         click.get_current_context().exit(2)
 
 
@@ -128,6 +135,12 @@ def _at_keypoints(method: str, options: MatcherOptions) -> bool:
     return options.look == "once" and (entry.turns or not options.four_way)
 
 
+def _mapper(database: Path, photographs: Path, out: Path) -> str:
+    """The command that makes the reconstruction, for a shell."""
+    places = ("--database_path", database, "--image_path", photographs, "--output_path", out)
+    return shlex.join(["colmap", "mapper", *map(str, places)])
+
+
 def _bar(total: int, what: str) -> Any:
     from tqdm import tqdm
 
@@ -135,15 +148,15 @@ def _bar(total: int, what: str) -> Any:
 
 
 def _pairs(
-    photographs: Path, listed: Path | None, most_alike: int | None, window: int | None, max_pixels: int
+    photographs: Path, out: Path, listed: Path | None, most_alike: int | None, window: int | None, max_pixels: int
 ) -> tuple[list[Pair], dict[str, str]]:
-    """What to match with what, and why photographs could not be read for that."""
+    """What to match with what, and why photographs were left out of that, by name."""
     from tiepoint.sets.alike import alike_pairs
     from tiepoint.sets.pairs import all_pairs, listed_pairs, photograph_names, window_pairs
 
     if (listed is not None) + (most_alike is not None) + (window is not None) > 1:
         raise ValueError("--pairs, --most-alike, --window: expected one of them")
-    names = photograph_names(photographs)
+    names = photograph_names(photographs, leave_out=out)
     if most_alike is not None:
         with _bar(len(all_pairs(names)), "glance") as bar:
             return alike_pairs(photographs, names, most_alike, max_pixels=max_pixels, progress=bar.update)

@@ -3,7 +3,7 @@
 from tiepoint.images.atomic import open_atomically, write_atomically
 from tiepoint.images.gray_levels import GrayLevel, gray_levels
 from tiepoint.images.image import Image, Metadata
-from tiepoint.images.read import DEFAULT_MAX_PIXELS, SUFFIXES, ImageError, points_in_file, read_image
+from tiepoint.images.read import DEFAULT_MAX_PIXELS, SUFFIXES, FileFrame, ImageError, read_file_frame, read_image
 from tiepoint.images.resize import ResizeMap, fitted_size, resize
 from tiepoint.images.views import gray_view, rgb_view
 from tiepoint.images.write import encode_image, suffix_for, write_image
@@ -11,6 +11,7 @@ from tiepoint.images.write import encode_image, suffix_for, write_image
 __all__ = [
     "DEFAULT_MAX_PIXELS",
     "SUFFIXES",
+    "FileFrame",
     "GrayLevel",
     "Image",
     "ImageError",
@@ -21,7 +22,7 @@ __all__ = [
     "gray_levels",
     "gray_view",
     "open_atomically",
-    "points_in_file",
+    "read_file_frame",
     "read_image",
     "resize",
     "rgb_view",

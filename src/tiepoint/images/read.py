@@ -243,19 +243,32 @@ def _turn_upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     return pixels
 
 
-def points_in_file(points: NDArray[np.float32], path: Path) -> NDArray[np.float32]:
-    """Points (N, 2) of the upright picture that `read_image` returns, in the file's own pixels.
+@dataclass(frozen=True, kw_only=True)
+class FileFrame:
+    """A picture as it lies in its file, for programs that leave the EXIF orientation alone: COLMAP, hloc.
 
-    For programs that leave the EXIF orientation alone, COLMAP for one. Raises ImageError as `read_image` does.
+    size: (width, height) there. orientation: EXIF's, by which `read_image` turns it upright.
     """
+
+    size: tuple[int, int]
+    orientation: int
+
+    def points(self, upright: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Points (N, 2) of the upright picture in the file's own pixels; centres at integers in both."""
+        swapped = self.orientation in (5, 6, 7, 8)
+        width, height = self.size[::-1] if swapped else self.size
+        x, y = upright[:, 0], upright[:, 1]
+        if self.orientation in (2, 3, 6, 7):
+            x = width - 1 - x
+        if self.orientation in (3, 4, 7, 8):
+            y = height - 1 - y
+        return np.stack([y, x] if swapped else [x, y], axis=1)
+
+
+def read_file_frame(path: Path) -> FileFrame:
+    """Of a file that `read_image` reads. Raises ImageError for one that is no image, OSError for one not there."""
     header = _read_header(path, path.read_bytes())
-    width, height = header.size[::-1] if header.orientation in (5, 6, 7, 8) else header.size
-    x, y = points[:, 0], points[:, 1]
-    if header.orientation in (2, 3, 6, 7):
-        x = width - 1 - x
-    if header.orientation in (3, 4, 7, 8):
-        y = height - 1 - y
-    return np.stack([y, x] if header.orientation in (5, 6, 7, 8) else [x, y], axis=1)
+    return FileFrame(size=header.size, orientation=header.orientation)
 
 
 def _turned_metadata(header: _Header) -> Metadata:

@@ -29,19 +29,19 @@ def alike_pairs(
     pairs, and why photographs could not be read, by name. progress: called with the number of pairs looked at since.
     """
     features: dict[str, Features] = {}
-    unreadable: dict[str, str] = {}
+    left_out: dict[str, str] = {}
     for name in names:
         try:
             features[name] = _GLANCE.encode(read_image(folder / name, max_pixels=max_pixels))
         except ImageError as error:
-            unreadable[name] = str(error)
+            left_out[name] = str(error)
     shared: dict[str, dict[Pair, int]] = defaultdict(dict)
     for pair in all_pairs(names):
-        if unreadable.keys().isdisjoint(pair):
+        if left_out.keys().isdisjoint(pair):
             num_matches = len(_GLANCE.match(features[pair[0]], features[pair[1]]))
             if num_matches >= _FEWEST_MATCHES:
                 for name in pair:
                     shared[name][pair] = num_matches
         progress(1)
     chosen = {pair for of_image in shared.values() for pair in sorted(of_image, key=lambda p: -of_image[p])[:count]}
-    return sorted(chosen), unreadable
+    return sorted(chosen), left_out

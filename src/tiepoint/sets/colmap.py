@@ -5,19 +5,27 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tiepoint.images import points_in_file
+from tiepoint.images import read_file_frame
 from tiepoint.sets.pairs import Pair
 from tiepoint.sets.tie_points import TiePoints
 
 Cameras = Literal["auto", "single", "per-folder", "per-image"]
-CAMERAS: tuple[Cameras, ...] = get_args(Cameras)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenDatabase:
+    """held: the pairs that hold geometrically. left_out: the photographs that COLMAP did not take."""
+
+    held: tuple[Pair, ...]
+    left_out: tuple[str, ...]
 
 
 def check_colmap() -> None:
@@ -34,15 +42,15 @@ def write_database(
     cameras: Cameras = "auto",
     seed: int = 0,
     progress: Callable[[int], object] = lambda _: None,
-) -> list[Pair]:
-    """Write the photographs of `folder` that have tie points, their matches, and which of these hold geometrically.
+) -> WrittenDatabase:
+    """Write the photographs of `folder` in `points`, their matches, and which of these hold geometrically.
 
     COLMAP guesses the cameras, from EXIF where it can, and verifies each pair: epipolar geometry or a homography with
-    15 inliers at least. Its mapper can begin at once.
+    15 inliers at least. Its mapper can begin at once. A photograph that it does not take is left out: of a format it
+    does not read, or of another size than those it is to share a camera with.
 
-    cameras: which photographs share one; auto: those of one folder whose EXIF agrees. progress: called with the
-    number of pairs done since. Returns the pairs that hold. The file appears whole or not at all.
-    Raises ValueError for a photograph that COLMAP cannot read.
+    cameras: which photographs share one; auto: those whose EXIF agrees, so that one without EXIF has its own.
+    progress: called with the number of pairs done since. The file appears whole or not at all, in place of an older.
     """
     import pycolmap
 
@@ -53,21 +61,21 @@ def write_database(
         mode = getattr(pycolmap.CameraMode, cameras.upper().replace("-", "_"))
         pycolmap.import_images(partial, folder, mode, sorted(points.keypoints))
         database = pycolmap.Database.open(partial)
-        held = _write_points(database, folder, points, seed, progress)
+        written = _write_points(database, folder, points, seed, progress)
         database.close()
+        for of_old in ("-wal", "-shm"):  # of a program that was killed; SQLite would put it into the new file
+            path.with_name(path.name + of_old).unlink(missing_ok=True)
         os.replace(partial, path)
-    return held
+    return written
 
 
 def _write_points(
     database: Any, folder: Path, points: TiePoints, seed: int, progress: Callable[[int], object]
-) -> list[Pair]:
+) -> WrittenDatabase:
     import pycolmap
 
     images = {image.name: image for image in database.read_all_images()}
-    if unread := sorted(points.keypoints.keys() - images.keys()):
-        raise ValueError(f"{folder}: COLMAP cannot read {', '.join(unread)}; convert it to JPEG, PNG or TIFF")
-    keypoints = {name: _in_colmap(folder / name, of_image) for name, of_image in points.keypoints.items()}
+    keypoints = {name: _in_colmap(folder / name, points.keypoints[name]) for name in images}
     for name, of_image in keypoints.items():
         database.write_keypoints(images[name].image_id, of_image)
     cameras = {name: database.read_camera(image.camera_id) for name, image in images.items()}
@@ -75,21 +83,19 @@ def _write_points(
     options.ransac.random_seed = seed
     held = []
     for (name0, name1), rows in points.rows.items():
-        ids = images[name0].image_id, images[name1].image_id
-        database.write_matches(*ids, rows)
-        geometry = pycolmap.estimate_two_view_geometry(
-            *(cameras[name0], keypoints[name0], cameras[name1], keypoints[name1]), rows, options
-        )
-        database.write_two_view_geometry(*ids, geometry)
-        if len(geometry.inlier_matches) > 0:
-            held.append((name0, name1))
+        if name0 in images and name1 in images:
+            ids = images[name0].image_id, images[name1].image_id
+            database.write_matches(*ids, rows)
+            geometry = pycolmap.estimate_two_view_geometry(
+                cameras[name0], keypoints[name0], cameras[name1], keypoints[name1], rows, options
+            )
+            database.write_two_view_geometry(*ids, geometry)
+            if len(geometry.inlier_matches) > 0:
+                held.append((name0, name1))
         progress(1)
-    return held
+    return WrittenDatabase(held=tuple(held), left_out=tuple(sorted(points.keypoints.keys() - images.keys())))
 
 
 def _in_colmap(file: Path, points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Points of the upright picture where COLMAP has them.
-
-    It leaves the EXIF orientation alone, and puts (0, 0) at the corner of the first pixel, not at its centre.
-    """
-    return points_in_file(points, file) + np.float32(0.5)
+    """Points of the upright picture where COLMAP has them: it puts (0, 0) at the corner of the file's first pixel."""
+    return read_file_frame(file).points(points) + np.float32(0.5)

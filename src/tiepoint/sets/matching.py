@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import tiepoint
 from tiepoint.geometry import load_matches, save_matches
@@ -40,12 +40,12 @@ class SetConfig:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MatchedSet:
-    """files: of each pair's matches, in the order of the pairs asked for. unreadable: why, by photograph's name."""
+    """files: of each pair's matches, in the order of the pairs asked for. left_out: why, by photograph's name."""
 
     files: dict[Pair, Path]
-    unreadable: dict[str, str]
+    left_out: dict[str, str]
 
-    def matches(self) -> Iterable[tuple[Pair, Matches]]:
+    def matches(self) -> Iterator[tuple[Pair, Matches]]:
         return ((pair, load_matches(file)) for pair, file in self.files.items())
 
 
@@ -59,41 +59,56 @@ def match_pairs(
     progress: called with the number of pairs done since.
     Raises what `matcher` raises.
     """
-    unreadable: dict[str, str] = {}
-    files = _files(config, pairs, kept, unreadable)
-    missing = [pair for pair, file in files.items() if not file.exists()]
+    left_out: dict[str, str] = {}
+    files = _files(config, pairs, kept)
+    missing = [pair for pair, file in files.items() if not _is_kept(file)]
     progress(len(pairs) - len(missing))
     if missing:
         found = matcher(config.method, config.options)
 
-        def encode(name: str) -> object:
+        def encode(name: str) -> Any:
             try:
                 return found.encode(read_image(config.folder / name, max_pixels=config.max_pixels))
             except ImageError as error:
-                unreadable[name] = str(error)
-                raise
+                left_out[name] = str(error)
+                return None
 
         encodings = KeptEncodings(encode, missing)
         for position, pair in enumerate(missing):
-            with contextlib.suppress(ImageError):
-                if unreadable.keys().isdisjoint(pair):
-                    save_matches(files[pair], found.match(encodings[pair[0]], encodings[pair[1]]))
+            encoding0, encoding1 = (encodings[name] for name in pair)
+            if encoding0 is not None and encoding1 is not None:
+                save_matches(files[pair], found.match(encoding0, encoding1))
             encodings.done(position)
             progress(1)
-    matched = {pair: file for pair, file in files.items() if unreadable.keys().isdisjoint(pair)}
-    return MatchedSet(files=matched, unreadable=unreadable)
+    matched = {pair: file for pair, file in files.items() if left_out.keys().isdisjoint(pair)}
+    for name in sorted(_names(pairs) - _names(matched) - left_out.keys()):
+        left_out[name] = f"{config.folder / name}: none that it was to be matched with could be read"
+    return MatchedSet(files=matched, left_out=left_out)
 
 
-def _files(config: SetConfig, pairs: Sequence[Pair], kept: Path, unreadable: dict[str, str]) -> dict[Pair, Path]:
+def _names(pairs: Iterable[Pair]) -> set[str]:
+    return {name for pair in pairs for name in pair}
+
+
+def _is_kept(file: Path) -> bool:
+    try:
+        load_matches(file)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _files(config: SetConfig, pairs: Sequence[Pair], kept: Path) -> dict[Pair, Path]:
     digest = config.digest()
-    contents: dict[str, bytes] = {}
-    for name in dict.fromkeys(name for pair in pairs for name in pair):
-        try:
-            contents[name] = hashlib.sha256((config.folder / name).read_bytes()).digest()
-        except OSError as error:
-            unreadable[name] = f"{config.folder / name}: cannot be read: {error.strerror or error}"
-            contents[name] = b""
+    contents = {name: _content_digest(config.folder / name) for name in _names(pairs)}
     return {
         pair: kept / f"{hashlib.sha256(digest + contents[pair[0]] + contents[pair[1]]).hexdigest()[:32]}.npz"
         for pair in pairs
     }
+
+
+def _content_digest(path: Path) -> bytes:
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError:  # told when it is to be encoded
+        return bytes(32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -42,7 +43,10 @@ def tie_points(matches: Iterable[tuple[Pair, Matches]], merge_px: float) -> TieP
     merge_px: points of a photograph in one square cell of this side are one keypoint, at the place of the best match
     among them: what is needed of methods without keypoints, whose points differ from pair to pair. 0: only
     equal points are one.
+    Raises ValueError for a `merge_px` that is negative or not finite.
     """
+    if not (math.isfinite(merge_px) and merge_px >= 0):
+        raise ValueError(f"merge_px: expected a finite number from 0, got {merge_px}")
     found = dict(matches)
     sides: dict[str, list[_Side]] = {}
     sizes: dict[str, tuple[int, int]] = {}

@@ -96,9 +96,9 @@ def find_weights(name_or_path: str | Path) -> Path:
 
 
 def weights_files(weights: str | None) -> list[Path]:
-    """The files that a matcher's `weights`, names or files joined by +, stand for, as far as they are there.
+    """The files that a matcher's `weights`, names or files joined by +, stand for.
 
-    None, the package's own, stands for none.
+    None stands for the package's own: no files; neither are there any where one of them is not on this machine.
     """
     if weights is None:
         return []
