@@ -92,6 +92,7 @@ def judged(photographs: Path, count: int, task: tuple[str, CatalogueMethod | Non
 
 
 def condition_pairs(photographs: Path, title: str, count: int) -> list[HeldOutPair]:
+    """`count` pairs of the condition called `title`."""
     if title != LOW_TEXTURE:
         return held_out_pairs(stored(photographs), CONDITIONS[title], count, SEED)
     drawn = held_out_pairs(stored(photographs), CONDITIONS[title], LOW_TEXTURE_OF * count, SEED)

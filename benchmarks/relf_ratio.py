@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from held_out_warps import CONDITIONS, SEED, stored
+from held_out_warps import CONDITIONS, condition_pairs
 
 from tiepoint.geometry import Features
 from tiepoint.images import Image
@@ -19,7 +19,7 @@ from tiepoint.matchers import MatcherOptions, SparseMatcher
 from tiepoint.matchers.base import Extractor
 from tiepoint.matchers.nearest import NearestKeypoints
 from tiepoint.matchers.relf import build_relf
-from tiepoint.training.validation import held_out_pairs, judge
+from tiepoint.training.validation import judge
 
 RATIOS = (1.0, 0.97, 0.95, 0.93, 0.9, 0.85)
 
@@ -48,8 +48,8 @@ def main() -> None:
     options = parser.parse_args()
     extractor = build_relf(MatcherOptions(precision="bf16")).extractor
     print(f"| AUC@5, MMA@3 | {' | '.join(map(str, RATIOS))} |\n|---|{'---|' * len(RATIOS)}")
-    for title, config in CONDITIONS.items():
-        pairs = held_out_pairs(stored(options.photographs), config, options.pairs, SEED)
+    for title in CONDITIONS:
+        pairs = condition_pairs(options.photographs, title, options.pairs)
         once = Remembering(extractor)
         figures = [judge(SparseMatcher("relf", once, NearestKeypoints(ratio=ratio)), pairs) for ratio in RATIOS]
         cells = [f"{100 * of['AUC_5']:.1f}, {100 * of['MMA_3']:.1f}" for of in figures]
