@@ -269,8 +269,8 @@ _ROMA = (
         "tiepoint-roma-small",
         "roma-small",
         14_060_498,
-        "54d6af96a01a50209aaf9c94e9093853af9ea858a1faea8025426f6fb6f74e36",
-        "1,250 steps of 4 pairs of 112 x 112, then 800 of 224 x 224, from 671 photographs, views turned to 30 "
+        "7d5eb96ba766757ec12a6b8fd6b80d8ed0a85cb363d4762bfbf53a8f5fc57572",
+        "1,250 steps of 4 pairs of 112 x 112, then 2,050 of 224 x 224, from 671 photographs, views turned to 45 "
         "degrees, a seventh of the pairs unrelated. Coarse match at 224 px, refined at 448.",
     ),
     WeightsEntry(
