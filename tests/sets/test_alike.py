@@ -18,9 +18,11 @@ def test_views_of_one_thing_are_paired(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"")
     names = sorted(path.name for path in tmp_path.iterdir())
     done = []
-    pairs, unreadable = alike_pairs(tmp_path, names, 1, max_pixels=10**6, progress=done.append)
+    pairs, left_out = alike_pairs(tmp_path, names, 1, max_pixels=10**6, progress=done.append)
     # The third view shares more with the second than with the first.
     assert pairs == [("00.png", "01.png"), ("01.png", "02.png"), ("10.png", "11.png"), ("11.png", "12.png")]
-    assert "broken.png: is empty" in unreadable["broken.png"]
+    assert left_out.keys() == {"blank.png", "broken.png"}
+    assert "broken.png: is empty" in left_out["broken.png"]
+    assert "blank.png: shares next to nothing" in left_out["blank.png"]
     assert sum(done) == 28
     assert len(alike_pairs(tmp_path, names, 9, max_pixels=10**6)[0]) == 6

@@ -27,7 +27,6 @@ def points_of(keypoints, rows):
     rows = {pair: np.array(of_pair, np.uint32).reshape(-1, 2) for pair, of_pair in rows.items()}
     return TiePoints(
         keypoints={name: np.array(of_image, np.float32).reshape(-1, 2) for name, of_image in keypoints.items()},
-        sizes=dict.fromkeys(keypoints, SIZE),
         rows=rows,
         scores={pair: np.ones(len(of_pair), np.float32) for pair, of_pair in rows.items()},
     )

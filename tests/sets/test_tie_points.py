@@ -39,7 +39,6 @@ def test_equal_points_are_one_keypoint():
     assert {name: len(of_image) for name, of_image in points.keypoints.items()} == {A: 3, B: 2, C: 2}
     assert linked(points, (A, B)) == {((1, 2), (5, 6)), ((3, 4), (7, 8))}
     assert linked(points, (A, C)) == {((3, 4), (0, 1)), ((9, 9), (2, 2))}
-    assert points.sizes == dict.fromkeys((A, B, C), (100, 80))
 
 
 def test_points_of_a_cell_are_one_at_the_best_of_them():

@@ -26,7 +26,7 @@ def alike_pairs(
     """Each photograph with the `count` that share most SIFT matches with it at a glance, if eight or more.
 
     Every pair is looked at, in less than a millisecond: a thousand photographs take some eight minutes. Returns the
-    pairs, and why photographs could not be read, by name. progress: called with the number of pairs looked at since.
+    pairs, and why photographs are in none, by name. progress: called with the number of pairs looked at since.
     """
     features: dict[str, Features] = {}
     left_out: dict[str, str] = {}
@@ -44,4 +44,7 @@ def alike_pairs(
                     shared[name][pair] = num_matches
         progress(1)
     chosen = {pair for of_image in shared.values() for pair in sorted(of_image, key=lambda p: -of_image[p])[:count]}
+    for name in names:
+        if name not in shared and name not in left_out:
+            left_out[name] = f"{folder / name}: shares next to nothing with any other, at a glance"
     return sorted(chosen), left_out

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import tiepoint
-from tiepoint.geometry import load_matches, save_matches
-from tiepoint.geometry.correspondences import Matches
+from tiepoint.geometry import Matches, load_matches, save_matches
 from tiepoint.images import DEFAULT_MAX_PIXELS, ImageError, read_image
 from tiepoint.matchers import MatcherOptions, matcher
 from tiepoint.matchers.kept_encodings import KeptEncodings
@@ -46,6 +45,7 @@ class MatchedSet:
     left_out: dict[str, str]
 
     def matches(self) -> Iterator[tuple[Pair, Matches]]:
+        """Each pair's, read one by one."""
         return ((pair, load_matches(file)) for pair, file in self.files.items())
 
 

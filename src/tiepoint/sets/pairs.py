@@ -23,7 +23,7 @@ def photograph_names(folder: Path, *, leave_out: Path | None = None) -> list[str
     for path in folder.rglob("*"):
         name = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in name.parts)
-        ours = below is not None and path.absolute().resolve().is_relative_to(below)
+        ours = below is not None and path.resolve().is_relative_to(below)
         if path.suffix.lower() in SUFFIXES and not hidden and not ours and not path.is_dir():
             names.append(_checked(folder, name.as_posix()))
     if len(names) < 2:

@@ -18,12 +18,10 @@ class TiePoints:
     """Keypoints by photograph, and matches by pair as rows of them.
 
     keypoints: (N, 2) float32 each, (x, y) in pixels of the upright photograph, pixel centres at integers.
-    sizes: (width, height) of the upright photographs.
     rows: (M, 2) uint32 each, every keypoint in one row at most. scores: (M,) float32.
     """
 
     keypoints: dict[str, NDArray[np.float32]]
-    sizes: dict[str, tuple[int, int]]
     rows: dict[Pair, NDArray[np.uint32]]
     scores: dict[Pair, NDArray[np.float32]]
 
@@ -49,13 +47,9 @@ def tie_points(matches: Iterable[tuple[Pair, Matches]], merge_px: float) -> TieP
         raise ValueError(f"merge_px: expected a finite number from 0, got {merge_px}")
     found = dict(matches)
     sides: dict[str, list[_Side]] = {}
-    sizes: dict[str, tuple[int, int]] = {}
     for pair, of_pair in found.items():
-        for name, points, size in zip(
-            pair, (of_pair.points0, of_pair.points1), (of_pair.size0, of_pair.size1), strict=True
-        ):
+        for name, points in zip(pair, (of_pair.points0, of_pair.points1), strict=True):
             sides.setdefault(name, []).append(_Side(pair, points, of_pair.scores))
-            sizes[name] = size
     keypoints: dict[str, NDArray[np.float32]] = {}
     ends: dict[tuple[str, Pair], NDArray[np.int64]] = {}
     for name, of_image in sides.items():
@@ -66,7 +60,7 @@ def tie_points(matches: Iterable[tuple[Pair, Matches]], merge_px: float) -> TieP
         both = np.stack([ends[name, pair] for name in pair], axis=1)
         kept = _one_to_one(both, of_pair.scores)
         rows[pair], scores[pair] = both[kept].astype(np.uint32), of_pair.scores[kept]
-    return TiePoints(keypoints=keypoints, sizes=sizes, rows=rows, scores=scores)
+    return TiePoints(keypoints=keypoints, rows=rows, scores=scores)
 
 
 def _merged(sides: list[_Side], merge_px: float) -> tuple[NDArray[np.float32], list[NDArray[np.int64]]]:
