@@ -115,11 +115,11 @@ SECTIONS = (
 
 
 WHEN = (
-    "What to use: `superpoint+superglue --four-way` for the most pairs right, at any rotation and in any light; `sift` "
-    "for nearly as many in a fifth of the time, where the light stays; `loftr` for twice as many matches; `relf` at "
-    "any rotation on SIFT's own keypoints; `sift+superglue` for a little more of SIFT; `roma-small` where every "
-    "pixel's place is wanted. `register` asks SIFT, and SuperPoint with SuperGlue, and LoFTR, four-way, for what SIFT "
-    "refuses."
+    "What to use: `superpoint+superglue --four-way` for the most pairs right, at any rotation, in any light and with "
+    "little texture; `sift` for nearly as many in a fifth of the time, where light and texture allow; `loftr` for "
+    "twice as many matches; `relf` at any rotation on SIFT's own keypoints; `sift+superglue` for a little more of "
+    "SIFT; `roma-small` where every pixel's place is wanted. `register` asks SIFT, and SuperPoint with SuperGlue, "
+    "and LoFTR, four-way, for what SIFT refuses."
 )
 
 
