@@ -55,7 +55,7 @@ def cases(data: Path, count: int) -> Iterator[tuple[str, Case]]:
             points = (frame0.frame_from_file(pair.points0), frame1.frame_from_file(pair.points1))
         yield "Homographies", Case(frame0.image, frame1.image, points)
     for title in WARPS:
-        for held_out in held_out_pairs(stored(data / "val"), CONDITIONS[title], count, SEED):
+        for held_out in held_out_pairs(stored(data / "val"), CONDITIONS[title].views, count, SEED):
             points = _corners(held_out.image0, held_out.H_1_from_0)
             yield title, Case(held_out.image0, held_out.image1, points)
 

@@ -15,6 +15,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -37,18 +38,34 @@ from tiepoint.weights.store import cache_folder
 
 SIZE = (240, 320)
 SEED = 12345  # no training's
-LOW_TEXTURE_OF = 4  # of so many views, the one with the least texture
-LOW_TEXTURE = "Low texture, rotation within ±45 degrees"
 STRONG_LIGHT = PhotometricConfig(contrast=1.5, brightness=0.3, gamma=1.2, shade=0.8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """How views are made, and how many are drawn for each one kept: those with the least texture."""
+
+    views: PairConfig
+    drawn: int = 1
+
+
 CONDITIONS = {
-    "Light": PairConfig(
-        size=SIZE, warp1=WarpConfig(rotation_deg=5, scale=1.1, perspective=0.05, shear=0.02), photometric=STRONG_LIGHT
+    "Light": Condition(
+        views=PairConfig(
+            size=SIZE,
+            warp1=WarpConfig(rotation_deg=5, scale=1.1, perspective=0.05, shear=0.02),
+            photometric=STRONG_LIGHT,
+        )
     ),
-    "Viewpoint, rotation within ±45 degrees": PairConfig(size=SIZE, warp1=WarpConfig(rotation_deg=45)),
-    LOW_TEXTURE: PairConfig(size=SIZE, warp1=WarpConfig(rotation_deg=45)),
-    "Viewpoint, any rotation": PairConfig(size=SIZE, warp1=WarpConfig(rotation_deg=180)),
-    "Viewpoint, any rotation, light": PairConfig(
-        size=SIZE, warp1=WarpConfig(rotation_deg=180), photometric=STRONG_LIGHT
+    "Viewpoint, rotation within ±45 degrees": Condition(
+        views=PairConfig(size=SIZE, warp1=WarpConfig(rotation_deg=45)),
+    ),
+    "Low texture, rotation within ±45 degrees": Condition(
+        views=PairConfig(size=SIZE, warp1=WarpConfig(rotation_deg=45)), drawn=4
+    ),
+    "Viewpoint, any rotation": Condition(views=PairConfig(size=SIZE, warp1=WarpConfig(rotation_deg=180))),
+    "Viewpoint, any rotation, light": Condition(
+        views=PairConfig(size=SIZE, warp1=WarpConfig(rotation_deg=180), photometric=STRONG_LIGHT)
     ),
 }
 METHODS = (
@@ -92,10 +109,9 @@ def judged(photographs: Path, count: int, task: tuple[str, CatalogueMethod | Non
 
 
 def condition_pairs(photographs: Path, title: str, count: int) -> list[HeldOutPair]:
-    """`count` pairs of the condition called `title`."""
-    if title != LOW_TEXTURE:
-        return held_out_pairs(stored(photographs), CONDITIONS[title], count, SEED)
-    drawn = held_out_pairs(stored(photographs), CONDITIONS[title], LOW_TEXTURE_OF * count, SEED)
+    """`count` pairs of the condition called `title`, those with the least texture first."""
+    condition = CONDITIONS[title]
+    drawn = held_out_pairs(stored(photographs), condition.views, condition.drawn * count, SEED)
     return sorted(drawn, key=lambda pair: texture(pair.image0))[:count]
 
 

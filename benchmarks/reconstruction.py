@@ -27,18 +27,8 @@ METHODS = ("sift", "superpoint+superglue", "loftr", "relf")
 
 def mapped(photographs: Path, method: str, out: Path) -> pycolmap.Reconstruction:
     """The largest model from all pairs of a folder, taken by one camera."""
-    command = [
-        sys.executable,
-        "-m",
-        "tiepoint.cli.main",
-        "match-set",
-        str(photographs),
-        "--out",
-        str(out),
-        "--method",
-        method,
-    ]
-    subprocess.run([*command, "--cameras", "single"], check=True, stdout=sys.stderr)
+    arguments = ["match-set", str(photographs), "--out", str(out), "--method", method, "--cameras", "single"]
+    subprocess.run([sys.executable, "-m", "tiepoint.cli.main", *arguments], check=True, stdout=sys.stderr)
     options = pycolmap.IncrementalPipelineOptions()
     options.random_seed = 0
     models = pycolmap.incremental_mapping(out / "database.db", photographs, out, options)

@@ -92,8 +92,8 @@ SECTIONS = (
         title="What a threshold does",
         text="Eight pairs of Lund's door, fundamental matrices. The number of inliers within a small threshold is "
         "in proportion to it: it counts the threshold. How wrong the pose is, it does not tell: MAGSAC's error "
-        "hardly changes from 3 to 0.001 px, the others have their best between a tenth of a pixel and one and lose on "
-        "both sides.",
+        "hardly changes from 3 to 0.005 px, the others have their best somewhere between a hundredth of a pixel and "
+        "one and lose on both sides.",
         path="eval/pose/lund_door/pairs.txt",
         command="evaluate thresholds {data} --subset 8",
         protocol=Thresholds(model="fundamental"),

@@ -37,6 +37,30 @@ def test_pairs_are_matched_and_kept(folder, tmp_path, monkeypatch):
     assert match_pairs(config, pairs, tmp_path / "kept").files == found.files
 
 
+def test_a_keypoint_is_in_the_same_place_in_every_pair(folder, tmp_path):
+    pairs = all_pairs(photograph_names(folder))
+    found = dict(match_pairs(SetConfig(folder=folder), pairs, tmp_path / "kept").matches())
+    keypoints = {tuple(point) for point in matcher("sift").encode(read_image(folder / "1.png")).keypoints.tolist()}
+    for points in (found["0.png", "1.png"].points1, found["1.png", "2.png"].points0):
+        assert {tuple(point) for point in points.tolist()} <= keypoints
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "at_keypoints"),
+    [
+        ("sift", MatcherOptions(four_way=True), True),
+        ("sift", MatcherOptions(look="tiled"), False),
+        ("superpoint", MatcherOptions(), True),
+        ("superpoint", MatcherOptions(four_way=True), False),
+        ("loftr", MatcherOptions(), False),
+    ],
+)
+def test_matches_stay_at_keypoints_that_all_pairs_share(folder, method, options, at_keypoints):
+    config = SetConfig(folder=folder, method=method, options=options)
+    assert config.at_keypoints == at_keypoints
+    assert (config.merge_px == 0) == at_keypoints
+
+
 def test_what_changed_is_matched_again(folder, tmp_path):
     pairs = all_pairs(photograph_names(folder))
     before = match_pairs(SetConfig(folder=folder), pairs, tmp_path / "kept").files

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +11,10 @@ import click
 
 from tiepoint.cli.options import method_options
 from tiepoint.images import DEFAULT_MAX_PIXELS
-from tiepoint.matchers import METHODS, MatcherOptions
+from tiepoint.matchers import MatcherOptions
 
 if TYPE_CHECKING:
     from tiepoint.sets.pairs import Pair
-
-_MERGE_PX = 4.0
-"""Where a photograph's points differ from pair to pair."""
 
 
 @click.command("match-set")
@@ -57,7 +53,7 @@ _MERGE_PX = 4.0
     "--merge-px",
     type=click.FloatRange(0),
     help="Points of a photograph in one square of this side are one keypoint."
-    f"  [default: 0 where all pairs share keypoints, else {_MERGE_PX:g}]",
+    "  [default: 0 where all pairs share keypoints, else 4]",
 )
 @click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the geometric verification."
@@ -89,9 +85,6 @@ def match_set(
     from tiepoint.sets.matching import SetConfig, match_pairs
     from tiepoint.sets.tie_points import tie_points
 
-    at_keypoints = _at_keypoints(method, options)
-    # A track wants one keypoint in all its pairs: where there are keypoints, matches stay at them.
-    options = replace(options, refine=not at_keypoints)
     config = SetConfig(folder=photographs, method=method, options=options, max_pixels=max_pixels)
     try:
         if "colmap" in formats:
@@ -106,7 +99,7 @@ def match_set(
             click.echo(reason, err=True)
         if not found.files:
             raise ValueError(f"{photographs}: there is no pair of photographs to match")
-        points = tie_points(found.matches(), merge_px if merge_px is not None else 0 if at_keypoints else _MERGE_PX)
+        points = tie_points(found.matches(), config.merge_px if merge_px is None else merge_px)
         num_matches = sum(map(len, points.rows.values()))
         click.echo(f"{len(points.keypoints)} photographs, {len(points.rows)} pairs, {num_matches} matches")
         if "hloc" in formats:
@@ -125,14 +118,6 @@ def match_set(
         raise click.ClickException(str(error)) from error
     if left_out:
         click.get_current_context().exit(2)
-
-
-def _at_keypoints(method: str, options: MatcherOptions) -> bool:
-    """Whether a photograph's points are the same keypoints in every pair: not when it is turned or looked at again."""
-    entry = METHODS.get(method)  # one that is not there is told when it is built
-    if entry is None or entry.kind != "sparse":
-        return False
-    return options.look == "once" and (entry.turns or not options.four_way)
 
 
 def _mapper(database: Path, photographs: Path, out: Path) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import tiepoint
 from tiepoint.geometry import Matches, load_matches, save_matches
 from tiepoint.images import DEFAULT_MAX_PIXELS, ImageError, read_image
-from tiepoint.matchers import MatcherOptions, matcher
+from tiepoint.matchers import METHODS, Matcher, MatcherOptions, matcher
 from tiepoint.matchers.kept_encodings import KeptEncodings
 from tiepoint.sets.pairs import Pair
 from tiepoint.weights import weights_files
@@ -21,13 +21,34 @@ from tiepoint.weights import weights_files
 class SetConfig:
     """All that the matches of a set depend on, beside the photographs.
 
-    folder: where they are. method, options: the matcher. max_pixels: limit of a photograph's size.
+    folder: where they are. method, options: the matcher; `options.refine` is set by `at_keypoints`, whatever it is.
+    max_pixels: limit of a photograph's size.
     """
 
     folder: Path
     method: str = "sift"
     options: MatcherOptions = field(default_factory=MatcherOptions)
     max_pixels: int = DEFAULT_MAX_PIXELS
+
+    @property
+    def at_keypoints(self) -> bool:
+        """Whether a photograph's points are the same keypoints in every pair: not when it is turned or looked at again.
+
+        Where they are, matches stay at them, unrefined: a track wants one keypoint in all its pairs.
+        """
+        method = METHODS.get(self.method)  # one that is not there is told when it is built
+        if method is None or method.kind != "sparse":
+            return False
+        return self.options.look == "once" and (method.turns or not self.options.four_way)
+
+    @property
+    def merge_px(self) -> float:
+        """For `tie_points`: half a cell of the grids that LoFTR and RoMa match on, or 0 where pairs share keypoints."""
+        return 0.0 if self.at_keypoints else 4.0
+
+    def matcher(self) -> Matcher[Any]:
+        """Raises what `tiepoint.matcher` raises."""
+        return matcher(self.method, replace(self.options, refine=not self.at_keypoints))
 
     def digest(self) -> bytes:
         """SHA-256 of the method, its options, its files of weights and the version."""
@@ -64,7 +85,7 @@ def match_pairs(
     missing = [pair for pair, file in files.items() if not _is_kept(file)]
     progress(len(pairs) - len(missing))
     if missing:
-        found = matcher(config.method, config.options)
+        found = config.matcher()
 
         def encode(name: str) -> Any:
             try:
