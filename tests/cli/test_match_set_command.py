@@ -38,7 +38,7 @@ def test_a_set_for_colmap_and_hloc(folder):
     assert done.returncode == 2, done.stderr  # for the broken one
     assert "broken.jpg: is not an image" in done.stderr
     assert "3 photographs, 3 pairs" in done.stdout
-    assert "colmap mapper --database_path out/database.db --image_path set" in done.stdout
+    assert "next: colmap mapper --database_path out/database.db --image_path set" in done.stdout
     assert sorted(p.name for p in (folder / "out").iterdir()) == [
         "database.db",
         "features.h5",
@@ -50,6 +50,16 @@ def test_a_set_for_colmap_and_hloc(folder):
     assert database.num_matched_image_pairs() == 3
     assert database.num_keypoints() > 300
     database.close()
+
+
+def test_without_a_pair_that_holds_there_is_nothing_to_map(folder):
+    pytest.importorskip("pycolmap")
+    for name in ("a.png", "b.png"):
+        write_image(folder / "blank" / name, Image(np.zeros((48, 64), np.uint8)))
+    done = tiepoint("blank", "--out", "nothing", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "0 pairs hold geometrically" in done.stdout
+    assert "next" not in done.stdout
 
 
 def test_a_window_leaves_out_the_rest(folder):

@@ -112,8 +112,9 @@ def match_set(
             for name in written.left_out:
                 left_out[name] = f"{photographs / name}: {not_taken}"
                 click.echo(left_out[name], err=True)
-            click.echo(f"{path}: {len(written.held)} pairs hold geometrically. Next:")
-            click.echo(_mapper(path, photographs, out))
+            click.echo(f"{path}: {len(written.held)} pairs hold geometrically")
+            if written.held:
+                click.echo(f"next: {_mapper(path, photographs, out)}")
     except (ValueError, OSError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
     if left_out:
